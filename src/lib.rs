@@ -1,0 +1,15 @@
+//! `portcullis` enforces a JWT on a WebSocket: at the upgrade, and for as long as the stream lives.
+//!
+//! The modules stand in one downward order. A module imports only from modules that stand before it in
+//! this list; `tests/architecture.rs` holds that. Modules marked **pure** name no runtime, no socket and
+//! never read a clock: time comes in as an argument.
+//!
+//! The path of one connection is told in `docs/architecture.md`.
+#![forbid(unsafe_code)]
+
+// Wall and monotonic time as one value; the only reader of the system clock. **Pure** but for that.
+pub mod clock;
+// Strings that cannot be printed: secrets and the raw bearer token. **Pure.**
+pub mod secret;
+// Every header, path and log field name, once. **Pure.**
+pub mod names;
