@@ -13,3 +13,5 @@ pub mod clock;
 pub mod secret;
 // Every header, path and log field name, once. **Pure.**
 pub mod names;
+// What of RFC 6455 is ours: frame heads, the scanner, Close frames, the upgrade. **Pure.**
+pub mod ws;
