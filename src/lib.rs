@@ -15,3 +15,5 @@ pub mod secret;
 pub mod names;
 // What of RFC 6455 is ours: frame heads, the scanner, Close frames, the upgrade. **Pure.**
 pub mod ws;
+// Find the one token, verify it, say what it grants. **Pure.**
+pub mod token;

@@ -1,0 +1,106 @@
+//! Where the token stands in the upgrade request, and how it is taken out.
+//!
+//! Owns the rule that there is exactly one token, and that nothing of it goes on to the service. Does not look into
+//! the token and knows nothing of routes; the gateway calls [`take`] once per upgrade request, with the route's own
+//! carriers. What other carriers would take stays in the request untouched.
+
+mod header;
+mod query;
+mod subprotocol;
+
+use http::HeaderMap;
+
+use crate::secret::Token;
+use crate::token::{Denial, Public};
+
+/// The largest token, in bytes as they stand in the request, before any decoding.
+pub const MAX_TOKEN: usize = 8 * 1024;
+
+/// A place in the upgrade request where a token may stand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    /// `query:NAME`: `?NAME=<jwt>`; names are compared after percent- and plus-decoding.
+    Query(String),
+    /// `subprotocol:pair`: the entry after `bearer` in `Sec-WebSocket-Protocol`.
+    SubprotocolPair,
+    /// `subprotocol:prefix`: one entry, this prefix followed by the token.
+    SubprotocolPrefix(String),
+    /// `subprotocol:k8s`: one entry, this prefix followed by the unpadded base64url of the token.
+    SubprotocolEncoded(String),
+    /// `header`: `Authorization: Bearer <jwt>`.
+    Header,
+    /// `cookie:NAME`: one cookie.
+    Cookie(String),
+}
+
+/// The token, and the request as the service behind may see it.
+#[derive(Clone, Debug)]
+pub struct Taken {
+    /// The one token.
+    pub token: Token,
+    /// The query without the token, `None` if nothing is left of it (then the `?` goes too) or there was none.
+    pub query: Option<String>,
+    /// The headers without the token. Others are as they came.
+    pub headers: HeaderMap,
+    /// The subprotocols that go on to the service, in the client's order.
+    pub subprotocols: Vec<String>,
+    /// What to answer if the service chooses no subprotocol: always an entry the client sent, never the token. `None`
+    /// only if the client offered none.
+    pub fallback_subprotocol: Option<String>,
+}
+
+/// Finds the one token in the carriers' places and takes every copy of it out.
+///
+/// The same token in several places is one token. Refuses with [`Public::BadRequest`] two different tokens, one of
+/// more than [`MAX_TOKEN`] bytes and a malformed list of subprotocols; with [`Public::TokenMissing`] a request without
+/// a token; with [`Public::SubprotocolCompanionMissing`] one whose only subprotocol is the token's own entry.
+pub fn take(carriers: &[Carrier], query: Option<&str>, headers: &HeaderMap) -> Result<Taken, Denial> {
+    let mut found = Found::default();
+    let mut headers = headers.clone();
+    let query = query::take(carriers, query, &mut found)?;
+    let mut offer = subprotocol::take(carriers, &headers, &mut found)?;
+    if carriers.contains(&Carrier::Header) {
+        header::take_authorization(&mut headers, &mut found)?;
+    }
+    header::take_cookies(carriers, &mut headers, &mut found)?;
+
+    let Some(token) = found.0 else {
+        return Err(Denial::new(Public::TokenMissing, "token_missing", "no token in any of the route's carriers"));
+    };
+    offer.settle(&token, &mut headers)?;
+    let fallback_subprotocol = offer.fallback()?;
+    Ok(Taken { token, query, headers, subprotocols: offer.rest, fallback_subprotocol })
+}
+
+/// The one token that was found so far.
+#[derive(Default)]
+struct Found(Option<Token>);
+
+impl Found {
+    /// Counts `bytes`, decoded, as the token. Nothing is no token.
+    fn add(&mut self, bytes: Vec<u8>) -> Result<(), Denial> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let Ok(text) = String::from_utf8(bytes) else {
+            return Err(Denial::new(Public::TokenInvalid, "token_not_text", "the token is not UTF-8"));
+        };
+        let token = Token::new(text);
+        if self.0.as_ref().is_some_and(|first| *first != token) {
+            return Err(Denial::new(Public::BadRequest, "two_tokens", "the request carries two different tokens"));
+        }
+        self.0 = Some(token);
+        Ok(())
+    }
+}
+
+/// Refuses a token that is too large as it stands in the request, before it is decoded.
+fn check_size(raw: &[u8]) -> Result<(), Denial> {
+    if raw.len() > MAX_TOKEN {
+        return Err(Denial::new(Public::BadRequest, "token_too_large", "the token is larger than 8 KiB"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,142 @@
+//! JWK sets (RFC 7517, RFC 7518 section 6, RFC 8037): which members are keys for signatures, and for which algorithm.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Map, Value};
+use zeroize::Zeroizing;
+
+use super::pem::without_leading_zeros;
+use super::{Algorithm, Check, JwkSetReport, Key, KeyError, LoadedJwk, Material, SkippedJwk};
+use crate::token::claims::json::{Dates, object};
+
+/// More keys than this in one set are a mistake, and a way to make every token costly.
+const MAX_KEYS: usize = 100;
+/// More bytes than this are no key set.
+const MAX_SET: usize = 1024 * 1024;
+
+/// The usable keys of a set, and what became of each member.
+pub(super) fn read_set(json: &[u8]) -> Result<(Vec<Key>, JwkSetReport), KeyError> {
+    if json.len() > MAX_SET {
+        return Err(KeyError("the JWK set is larger than 1 MiB".into()));
+    }
+    let text = std::str::from_utf8(json).map_err(|_| KeyError("the JWK set is not UTF-8".into()))?;
+    let set = object(text, Dates::Plain).map_err(|error| KeyError(format!("the JWK set cannot be read: {error}")))?;
+    let Some(Value::Array(members)) = set.members.get("keys") else {
+        let hint = if set.members.contains_key("kty") { "; a single key must stand in {\"keys\": [...]}" } else { "" };
+        return Err(KeyError(format!("this is no JWK set: it has no list \"keys\"{hint}")));
+    };
+    if members.len() > MAX_KEYS {
+        return Err(KeyError(format!("the JWK set has {} keys; at most {MAX_KEYS} are accepted", members.len())));
+    }
+    let mut keys = Vec::new();
+    let mut report = JwkSetReport::default();
+    for (index, member) in members.iter().enumerate() {
+        let kid = member.get("kid").and_then(Value::as_str).map(str::to_owned);
+        match read_member(member) {
+            Ok((algorithm, check)) => {
+                report.loaded.push(LoadedJwk { algorithm, kid: kid.clone() });
+                keys.push(Key { algorithm, kid, from_set: true, check });
+            }
+            Err(KeyError(reason)) => report.skipped.push(SkippedJwk { index, kid, reason }),
+        }
+    }
+    if keys.is_empty() {
+        let reasons: Vec<String> =
+            report.skipped.iter().map(|skipped| format!("key {}: {}", skipped.index, skipped.reason)).collect();
+        let reasons = if reasons.is_empty() { "the list is empty".to_owned() } else { reasons.join("; ") };
+        return Err(KeyError(format!("the JWK set has no usable key: {reasons}")));
+    }
+    Ok((keys, report))
+}
+
+fn read_member(member: &Value) -> Result<(Algorithm, Check), KeyError> {
+    let Value::Object(jwk) = member else { return Err(skip("it is not an object")) };
+    if !matches!(jwk.get("kid"), None | Some(Value::String(_))) {
+        return Err(skip("its kid is not a string"));
+    }
+    match jwk.get("use") {
+        None => {}
+        Some(Value::String(purpose)) if purpose == "sig" => {}
+        Some(_) => return Err(skip("its use is not \"sig\"")),
+    }
+    match jwk.get("key_ops") {
+        None => {}
+        Some(Value::Array(ops)) if ops.iter().any(|op| op == "verify") => {}
+        Some(_) => return Err(skip("its key_ops do not contain \"verify\"")),
+    }
+    let kty = text(jwk, "kty")?;
+    if kty != "oct" && jwk.contains_key("d") {
+        return Err(skip("it holds a private key; publish only the public part"));
+    }
+    let named = named_algorithm(jwk)?;
+    if kty == "oct" {
+        let algorithm = named.ok_or_else(|| skip("it names no alg, and HS256, HS384 and HS512 would all fit"))?;
+        let secret = Zeroizing::new(bytes(jwk, "k")?);
+        if !algorithm.is_hmac() {
+            return Err(KeyError(format!("its kty is oct, but its alg {algorithm} needs {}", algorithm.wants())));
+        }
+        return Ok((algorithm, Check::from_secret(algorithm, &secret)?));
+    }
+    let (material, derived) = public_key(jwk, kty)?;
+    let algorithm = named
+        .or(derived)
+        .ok_or_else(|| skip("it names no alg, and several would fit: add \"alg\" (such as \"RS256\") to it"))?;
+    Ok((algorithm, Check::from_material(algorithm, &material)?))
+}
+
+/// The key, and the one algorithm that fits it, if there is only one.
+fn public_key(jwk: &Map<String, Value>, kty: &str) -> Result<(Material, Option<Algorithm>), KeyError> {
+    match kty {
+        "RSA" => {
+            let n = without_leading_zeros(&bytes(jwk, "n")?).to_vec();
+            let e = without_leading_zeros(&bytes(jwk, "e")?).to_vec();
+            Ok((Material::Rsa { n, e }, None))
+        }
+        "EC" => match text(jwk, "crv")? {
+            "P-256" => Ok((Material::P256(point(jwk, 32)?), Some(Algorithm::ES256))),
+            "P-384" => Ok((Material::P384(point(jwk, 48)?), Some(Algorithm::ES384))),
+            _ => Err(skip("its curve is not P-256 or P-384")),
+        },
+        "OKP" => match text(jwk, "crv")? {
+            "Ed25519" => Ok((Material::Ed25519(sized(jwk, "x", 32)?), Some(Algorithm::EdDSA))),
+            _ => Err(skip("its curve is not Ed25519")),
+        },
+        _ => Err(skip("its kty is not RSA, EC, OKP or oct")),
+    }
+}
+
+fn named_algorithm(jwk: &Map<String, Value>) -> Result<Option<Algorithm>, KeyError> {
+    if !jwk.contains_key("alg") {
+        return Ok(None);
+    }
+    Algorithm::from_name(text(jwk, "alg")?).map(Some).ok_or_else(|| skip("its alg is none of those supported"))
+}
+
+/// An uncompressed point (SEC 1, section 2.3.3). Both coordinates have their full length (RFC 7518, section 6.2.1.2).
+fn point(jwk: &Map<String, Value>, length: usize) -> Result<Vec<u8>, KeyError> {
+    let mut point = vec![4];
+    point.extend(sized(jwk, "x", length)?);
+    point.extend(sized(jwk, "y", length)?);
+    Ok(point)
+}
+
+fn sized(jwk: &Map<String, Value>, name: &str, length: usize) -> Result<Vec<u8>, KeyError> {
+    let bytes = bytes(jwk, name)?;
+    if bytes.len() == length {
+        Ok(bytes)
+    } else {
+        Err(KeyError(format!("its {name} has {} bytes instead of {length}", bytes.len())))
+    }
+}
+
+fn bytes(jwk: &Map<String, Value>, name: &str) -> Result<Vec<u8>, KeyError> {
+    URL_SAFE_NO_PAD.decode(text(jwk, name)?).map_err(|_| KeyError(format!("its {name} is not base64url")))
+}
+
+fn text<'a>(jwk: &'a Map<String, Value>, name: &str) -> Result<&'a str, KeyError> {
+    jwk.get(name).and_then(Value::as_str).ok_or_else(|| KeyError(format!("it has no {name} that is a string")))
+}
+
+fn skip(reason: &str) -> KeyError {
+    KeyError(reason.to_owned())
+}

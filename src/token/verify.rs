@@ -1,0 +1,185 @@
+//! Token, rules and time in; grant or denial out.
+//!
+//! Owns the order in which a token is judged: its form, its header, which issuer it claims to be from, the signature,
+//! then the claims (RFC 7519, section 7.2; RFC 8725). Does not fetch keys, find tokens or know of streams. The gateway
+//! asks through [`Judge`]; the command line uses [`Verifier::explain`].
+
+mod explain;
+mod rules;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use explain::RuleOutcome;
+
+use crate::clock::Now;
+use crate::secret::Token;
+use crate::token::claims::{Claims, Parts};
+use crate::token::{Answer, Denial, Grant, Judge, KeyRing, Principal, Public, Purpose};
+use rules::{CLAIM_RULES, Case, HEADER_RULES, Header};
+
+/// The rules of one issuer.
+#[derive(Debug)]
+pub struct Issuer {
+    /// Its name in the config.
+    pub name: Arc<str>,
+    /// The `iss` its tokens must have, exactly; `None` if it is not checked.
+    pub iss: Option<String>,
+    /// The `aud` values of which a token must have at least one; empty if `aud` is not checked (then a token that has one is refused).
+    pub aud: Vec<String>,
+    /// Its keys.
+    pub keys: KeyRing,
+    /// Added to `exp`, at admission and on the live stream alike. At most 5 min.
+    pub leeway: Duration,
+    /// Allowed for `nbf` and `iat` only.
+    pub skew: Duration,
+    /// Whether a token without `exp` is refused.
+    pub require_exp: bool,
+    /// The longest `exp - iat` (or `exp - now`) that is accepted; `None` for no limit.
+    pub max_lifetime: Option<Duration>,
+    /// Claims that must be there (and not null); missing ones are `forbidden`.
+    pub required_claims: Vec<String>,
+}
+
+/// The judge of one route: its issuers and the claims that make its principal.
+#[derive(Debug)]
+pub struct Verifier {
+    /// The issuers whose tokens the route accepts.
+    pub issuers: Vec<Arc<Issuer>>,
+    /// The route's `same` claims.
+    pub same: Vec<String>,
+}
+
+impl Judge for Verifier {
+    fn judge<'a>(&'a self, token: &'a Token, _purpose: Purpose, now: Now) -> Answer<'a> {
+        Answer::Ready(self.verify(token, now))
+    }
+}
+
+impl Verifier {
+    /// Judges `token` at the time `now`; what [`Judge::judge`] answers.
+    ///
+    /// Issuers never share keys: a token that names the `iss` of an issuer is tried with the keys of that issuer
+    /// only, and any other token only with issuers whose `iss` is not checked.
+    pub fn verify(&self, token: &Token, now: Now) -> Result<Grant, Denial> {
+        let parts = Parts::split(token.expose())?;
+        let members = parts.read_header()?;
+        for rule in HEADER_RULES {
+            (rule.check)(&members)?;
+        }
+        let header = Header::read(&members)?;
+        let claims = parts.read_claims()?;
+        let signature = parts.read_signature()?;
+
+        let (issuer, principal) = self.accept(header, &claims, parts.signed, &signature, now)?;
+        Ok(grant(issuer, principal, token, claims, now))
+    }
+
+    /// The issuer by whose keys and rules the token is good, and who it speaks for.
+    fn accept(
+        &self,
+        header: Header<'_>,
+        claims: &Claims,
+        signed: &[u8],
+        signature: &[u8],
+        now: Now,
+    ) -> Result<(&Issuer, Principal), Denial> {
+        // A denial by an issuer that has signed the token says more than one by an issuer that has not.
+        let mut by_signer = None;
+        let mut by_other = None;
+        for issuer in self.issuers_of(claims) {
+            if let Err(denial) = check_signature(issuer, header, signed, signature) {
+                by_other.get_or_insert(denial);
+                continue;
+            }
+            match self.check_claims(issuer, claims, now) {
+                Ok(principal) => return Ok((issuer, principal)),
+                Err(denial) => {
+                    by_signer.get_or_insert(denial);
+                }
+            }
+        }
+        Err(by_signer.or(by_other).unwrap_or_else(|| self.no_issuer(claims)))
+    }
+
+    /// The issuers that may have signed a token with these claims.
+    fn issuers_of<'a, 'c>(&'a self, claims: &'c Claims) -> impl Iterator<Item = &'a Issuer> + use<'a, 'c> {
+        let iss = claims.members.get("iss").and_then(serde_json::Value::as_str);
+        let owns = move |issuer: &Issuer| issuer.iss.is_some() && issuer.iss.as_deref() == iss;
+        let named = self.issuers.iter().any(|issuer| owns(issuer));
+        self.issuers
+            .iter()
+            .map(Arc::as_ref)
+            .filter(move |issuer| if named { owns(issuer) } else { issuer.iss.is_none() })
+    }
+
+    fn no_issuer(&self, claims: &Claims) -> Denial {
+        let wanted: Vec<&str> = self.issuers.iter().filter_map(|issuer| issuer.iss.as_deref()).collect();
+        let wanted = wanted.join(", ");
+        match claims.members.get("iss") {
+            None => invalid("iss_missing", format!("the token has no iss; wanted is {wanted}")),
+            Some(serde_json::Value::String(_)) => {
+                invalid("iss_unknown", format!("the token's iss is none of the route's; wanted is {wanted}"))
+            }
+            Some(_) => invalid("iss_malformed", "the token's iss is not a string"),
+        }
+    }
+
+    fn check_claims(&self, issuer: &Issuer, claims: &Claims, now: Now) -> Result<Principal, Denial> {
+        let case = Case { issuer, claims, now: now.wall };
+        for rule in CLAIM_RULES {
+            (rule.check)(&case)?;
+        }
+        rules::principal(&case, &self.same)
+    }
+}
+
+/// Whether one of the issuer's keys has signed the token.
+fn check_signature(issuer: &Issuer, header: Header<'_>, signed: &[u8], signature: &[u8]) -> Result<(), Denial> {
+    if !issuer.keys.allows(header.algorithm) {
+        let detail = format!("{} has no key for {}", issuer.name, header.algorithm);
+        return Err(invalid("alg_not_allowed", detail));
+    }
+    let mut tried = 0_usize;
+    for key in issuer.keys.candidates(header.algorithm, header.kid) {
+        tried += 1;
+        if key.verifies(signed, signature) {
+            return Ok(());
+        }
+    }
+    if tried == 0 {
+        let (reason, what) = match header.kid {
+            Some(_) => ("kid_unknown", "the kid that the token names"),
+            None => ("kid_missing", "tokens that name no kid"),
+        };
+        return Err(invalid(reason, format!("{} has no {} key for {what}", issuer.name, header.algorithm)));
+    }
+    let which = match tried {
+        1 => "was not made with the one key".to_owned(),
+        _ => format!("was made with none of the {tried} keys"),
+    };
+    let detail = format!("the signature {which} of {} that fits", issuer.name);
+    Err(invalid("signature_invalid", detail))
+}
+
+fn grant(issuer: &Issuer, principal: Principal, token: &Token, claims: Claims, now: Now) -> Grant {
+    let expiry = rules::expiry(issuer, &claims).map(|expiry| expiry.min(now.wall.saturating_add(FAR)));
+    Grant {
+        principal,
+        expiry,
+        issuer: Arc::clone(&issuer.name),
+        jti: claims.members.get("jti").and_then(serde_json::Value::as_str).map(str::to_owned),
+        fingerprint: token.fingerprint(),
+        claims: Arc::new(claims.members),
+    }
+}
+
+fn invalid(reason: &'static str, detail: impl Into<std::borrow::Cow<'static, str>>) -> Denial {
+    Denial::new(Public::TokenInvalid, reason, detail)
+}
+
+/// Ten years: further than any stream lives, near enough that no timer overflows.
+const FAR: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,189 @@
+//! Every rule tried on a token, whatever has failed before: what `portcullis token inspect` shows.
+
+use serde_json::Value;
+
+use super::rules::{self, CLAIM_RULES, Case, HEADER_RULES, Header, Kept};
+use super::{Issuer, Verifier, check_signature};
+use crate::clock::{Now, Wall, humane};
+use crate::secret::Token;
+use crate::token::Denial;
+use crate::token::claims::{Claims, Parts};
+
+/// One rule of a route that was tried on a token, for `portcullis token inspect`.
+#[derive(Clone, Debug)]
+pub struct RuleOutcome {
+    /// The rule, such as `signature`, `iss`, `exp`.
+    pub rule: &'static str,
+    /// The issuer whose rule it is, by its name in the config; `None` for rules about every token.
+    pub issuer: Option<std::sync::Arc<str>>,
+    /// Whether the token passed; `None` if the rule does not apply or could not be tried.
+    pub passed: Option<bool>,
+    /// What was found and what was wanted.
+    pub detail: String,
+}
+
+impl Verifier {
+    /// Tries every rule on the token, also after one has failed, also when the signature is bad.
+    ///
+    /// Details name the rules and the times found, but hold no part of the token and no value of `sub`. The rules of
+    /// an issuer are tried for each issuer that the token may be from; if there is none, for all.
+    pub fn explain(&self, token: &Token, now: Now) -> Vec<RuleOutcome> {
+        let mut outcomes = Vec::new();
+        let parts = match Parts::split(token.expose()) {
+            Ok(parts) => parts,
+            Err(denial) => {
+                outcomes.push(failed("form", &denial));
+                return outcomes;
+            }
+        };
+        outcomes.push(passed("form", "three parts"));
+        let members = note(&mut outcomes, "header", "a JSON object without duplicate members", parts.read_header());
+        for rule in HEADER_RULES {
+            outcomes.push(match &members {
+                None => untried(rule.name, "the header cannot be read"),
+                Some(members) => match (rule.check)(members) {
+                    Ok(Kept::Yes) => passed(rule.name, describe_header(rule.name, members)),
+                    Ok(Kept::NotApplicable) => untried(rule.name, "absent"),
+                    Err(denial) => failed(rule.name, &denial),
+                },
+            });
+        }
+        let header = members.as_ref().and_then(|members| Header::read(members).ok());
+        let signature = parts.read_signature();
+        let claims = note(&mut outcomes, "claims", "a JSON object without duplicate members", parts.read_claims());
+        let known = claims.as_ref().is_none_or(|claims| self.issuers_of(claims).next().is_some());
+        if let Some(claims) = &claims {
+            outcomes.push(if known {
+                passed("issuer", "an issuer of the route may have signed it")
+            } else {
+                failed("issuer", &self.no_issuer(claims))
+            });
+        }
+        let chosen: Vec<&Issuer> = match &claims {
+            Some(claims) if known => self.issuers_of(claims).collect(),
+            _ => self.issuers.iter().map(AsRef::as_ref).collect(),
+        };
+        for issuer in chosen {
+            let from = outcomes.len();
+            outcomes.push(match (header, &signature) {
+                (None, _) => untried("signature", "the header does not say how to check it"),
+                (_, Err(denial)) => failed("signature", denial),
+                (Some(header), Ok(signature)) => match check_signature(issuer, header, parts.signed, signature) {
+                    Ok(()) => passed("signature", format!("{} with a key of {}", header.algorithm, issuer.name)),
+                    Err(denial) => failed("signature", &denial),
+                },
+            });
+            if let Some(claims) = &claims {
+                self.explain_claims(&mut outcomes, &Case { issuer, claims, now: now.wall });
+            }
+            for outcome in outcomes.iter_mut().skip(from) {
+                outcome.issuer = Some(std::sync::Arc::clone(&issuer.name));
+            }
+        }
+        outcomes
+    }
+
+    fn explain_claims(&self, outcomes: &mut Vec<RuleOutcome>, case: &Case<'_>) {
+        for rule in CLAIM_RULES {
+            outcomes.push(match (rule.check)(case) {
+                Ok(Kept::Yes) => passed(rule.name, describe_claim(rule.name, case)),
+                Ok(Kept::NotApplicable) => untried(rule.name, describe_absence(rule.name, case)),
+                Err(denial) => failed(rule.name, &denial),
+            });
+        }
+        outcomes.push(match rules::principal(case, &self.same) {
+            Ok(principal) => {
+                passed("principal", format!("{} -> {}", made_of(case, &self.same), principal.fingerprint()))
+            }
+            Err(denial) => failed("principal", &denial),
+        });
+    }
+}
+
+/// Notes whether a part could be read, and hands it on.
+fn note<T>(
+    outcomes: &mut Vec<RuleOutcome>,
+    rule: &'static str,
+    good: &'static str,
+    read: Result<T, Denial>,
+) -> Option<T> {
+    match read {
+        Ok(value) => {
+            outcomes.push(passed(rule, good));
+            Some(value)
+        }
+        Err(denial) => {
+            outcomes.push(failed(rule, &denial));
+            None
+        }
+    }
+}
+
+fn describe_header(rule: &str, members: &serde_json::Map<String, Value>) -> String {
+    match (rule, members.get(rule).and_then(Value::as_str)) {
+        ("alg" | "typ", Some(value)) => value.to_owned(),
+        _ => "present".to_owned(),
+    }
+}
+
+fn describe_claim(rule: &str, case: &Case<'_>) -> String {
+    let Claims { exp, nbf, iat, .. } = case.claims;
+    match rule {
+        "iss" => case.issuer.iss.clone().unwrap_or_default(),
+        "aud" => format!("one of {}", case.issuer.aud.join(", ")),
+        "exp" => {
+            let rest = rules::expiry(case.issuer, case.claims).map(|expiry| expiry.saturating_since(case.now));
+            format!(
+                "{}, expires in {} (leeway {})",
+                seconds(*exp),
+                humane(rest.unwrap_or_default()),
+                humane(case.issuer.leeway)
+            )
+        }
+        "nbf" => format!("{} (skew {})", seconds(*nbf), humane(case.issuer.skew)),
+        "iat" => format!("{} (skew {})", seconds(*iat), humane(case.issuer.skew)),
+        "max_lifetime" => format!("within {}", humane(case.issuer.max_lifetime.unwrap_or_default())),
+        "required_claims" => format!("has {}", case.issuer.required_claims.join(", ")),
+        _ => String::new(),
+    }
+}
+
+/// The claims that make the principal; one that is absent counts too, as that.
+fn made_of(case: &Case<'_>, same: &[String]) -> String {
+    let is_absent = |name: &str| matches!(case.claims.members.get(name), None | Some(Value::Null));
+    let name = |name: &String| if is_absent(name) { format!("{name} absent") } else { name.clone() };
+    same.iter().map(name).collect::<Vec<_>>().join(", ")
+}
+
+fn describe_absence(rule: &str, case: &Case<'_>) -> &'static str {
+    match rule {
+        "iss" => "the issuer's config does not ask for one",
+        "max_lifetime" if case.issuer.max_lifetime.is_none() => "no limit is set",
+        "max_lifetime" => "there is no exp to measure by",
+        "required_claims" => "none is required",
+        _ => "absent, and not required",
+    }
+}
+
+/// Seconds since the epoch, with the fraction that was written.
+fn seconds(date: Option<Result<Wall, crate::token::claims::date::DateError>>) -> String {
+    let Some(Ok(date)) = date else { return "absent".to_owned() };
+    let since = date.since_epoch();
+    if since.subsec_nanos() == 0 {
+        return since.as_secs().to_string();
+    }
+    let text = format!("{}.{:09}", since.as_secs(), since.subsec_nanos());
+    text.trim_end_matches('0').to_owned()
+}
+
+fn passed(rule: &'static str, detail: impl Into<String>) -> RuleOutcome {
+    RuleOutcome { rule, issuer: None, passed: Some(true), detail: detail.into() }
+}
+
+fn untried(rule: &'static str, detail: impl Into<String>) -> RuleOutcome {
+    RuleOutcome { rule, issuer: None, passed: None, detail: detail.into() }
+}
+
+fn failed(rule: &'static str, denial: &Denial) -> RuleOutcome {
+    RuleOutcome { rule, issuer: None, passed: Some(false), detail: denial.to_string() }
+}
