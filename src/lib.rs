@@ -17,3 +17,5 @@ pub mod names;
 pub mod ws;
 // Find the one token, verify it, say what it grants. **Pure.**
 pub mod token;
+// The state machine of one stream: its deadlines, its end and who caused it. **Pure.**
+pub mod stream;
