@@ -19,3 +19,7 @@ pub mod ws;
 pub mod token;
 // The state machine of one stream: its deadlines, its end and who caused it. **Pure.**
 pub mod stream;
+// Logs: format, redaction, and the one line that opens and the one that ends a stream.
+pub mod telemetry;
+// Live streams: reserve, signal, count, drain.
+pub mod registry;

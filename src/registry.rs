@@ -1,0 +1,234 @@
+//! Live streams: a place for each, counted, and a way to signal it.
+//!
+//! The registry owns no stream. Each stream's task holds a [`Guard`]; the registry reaches it only by putting a signal
+//! into the guard's mailbox, which is the one path between tasks. Called by the pipeline (to reserve), by the app (to
+//! drain, to recheck after a step of the clock), and by the relay (to take its signals).
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Context;
+
+use futures_util::task::AtomicWaker;
+
+use crate::stream::Signal;
+use crate::token::Principal;
+
+/// What is known of a live stream.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// The route's name.
+    pub route: Arc<str>,
+    /// Who the stream belongs to.
+    pub principal: Principal,
+    /// `jti` of its present token.
+    pub jti: Option<String>,
+}
+
+/// How many streams there may be; `None` for no limit.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Caps {
+    /// In the whole process.
+    pub total: Option<usize>,
+    /// On the stream's route.
+    pub route: Option<usize>,
+}
+
+/// There is no place for another stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+/// The live streams of the process. Clones are the same registry.
+#[derive(Clone, Debug, Default)]
+pub struct Registry(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    next: AtomicU64,
+    live: Mutex<Live>,
+}
+
+#[derive(Debug, Default)]
+struct Live {
+    places: HashMap<u64, Arc<Place>>,
+    by_route: HashMap<Arc<str>, usize>,
+}
+
+#[derive(Debug)]
+struct Place {
+    entry: Entry,
+    mailbox: Mailbox,
+}
+
+/// Signals that wait for a stream. At most one of each kind waits, so it is bounded.
+#[derive(Debug, Default)]
+struct Mailbox {
+    /// Set after a signal was put in; read by the stream on every poll without a lock.
+    full: AtomicBool,
+    signals: Mutex<Vec<Signal>>,
+    waker: AtomicWaker,
+}
+
+impl Registry {
+    /// An empty registry.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Live streams, reserved places included.
+    pub fn len(&self) -> usize {
+        self.lock().places.len()
+    }
+
+    /// Whether there is no live stream.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Takes a place for a stream. Its signals are armed from here on: one that is sent before the stream's first poll
+    /// is heard at that poll.
+    pub fn reserve(&self, entry: Entry, caps: Caps) -> Result<Guard, Full> {
+        let id = self.0.next.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut live = self.lock();
+        let on_route = live.by_route.get(&entry.route).copied().unwrap_or(0);
+        let full = |count: usize, cap: Option<usize>| cap.is_some_and(|cap| count >= cap);
+        if full(live.places.len(), caps.total) || full(on_route, caps.route) {
+            return Err(Full);
+        }
+        live.by_route.insert(entry.route.clone(), on_route + 1);
+        let place = Arc::new(Place { entry, mailbox: Mailbox::default() });
+        live.places.insert(id, place.clone());
+        Ok(Guard { id, place, registry: self.0.clone() })
+    }
+
+    /// Signals every stream.
+    pub fn signal_all(&self, signal: Signal) {
+        self.signal_where(|_| true, signal);
+    }
+
+    /// Signals the streams that `chosen` picks; answers how many.
+    pub fn signal_where(&self, chosen: impl Fn(&Entry) -> bool, signal: Signal) -> usize {
+        let places: Vec<_> = self.lock().places.values().filter(|place| chosen(&place.entry)).cloned().collect();
+        for place in &places {
+            place.mailbox.put(signal);
+        }
+        places.len()
+    }
+
+    /// Signals one stream; false if it has ended.
+    pub fn signal(&self, id: u64, signal: Signal) -> bool {
+        let place = self.lock().places.get(&id).cloned();
+        place.is_some_and(|place| {
+            place.mailbox.put(signal);
+            true
+        })
+    }
+
+    /// The numbers of all live streams, in no order.
+    pub fn ids(&self) -> Vec<u64> {
+        self.lock().places.keys().copied().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Live> {
+        lock(&self.0.live)
+    }
+}
+
+impl Mailbox {
+    fn put(&self, signal: Signal) {
+        let mut signals = lock(&self.signals);
+        if !signals.contains(&signal) {
+            signals.push(signal);
+        }
+        drop(signals);
+        self.full.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+}
+
+/// A stream's place in the registry, and its mailbox. Leaves the registry when dropped.
+#[derive(Debug)]
+pub struct Guard {
+    id: u64,
+    place: Arc<Place>,
+    registry: Arc<Shared>,
+}
+
+impl Guard {
+    /// The stream's number, unique in the process.
+    pub const fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Takes the signals that wait, and has the task woken by the next one.
+    pub fn poll_signals(&self, cx: &mut Context<'_>) -> Vec<Signal> {
+        let mailbox = &self.place.mailbox;
+        mailbox.waker.register(cx.waker());
+        if mailbox.full.swap(false, Ordering::AcqRel) {
+            std::mem::take(&mut *lock(&mailbox.signals))
+        } else {
+            Vec::new()
+        }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let mut live = lock(&self.registry.live);
+        live.places.remove(&self.id);
+        let route = &self.place.entry.route;
+        if let Some(count) = live.by_route.get_mut(route) {
+            *count -= 1;
+            if *count == 0 {
+                live.by_route.remove(route);
+            }
+        }
+    }
+}
+
+/// A poisoned lock only says that a thread panicked while it held it; every change under these locks is complete
+/// before anything could panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(route: &str) -> Entry {
+        Entry { route: route.into(), principal: Principal::new(vec!["x".into()]), jti: None }
+    }
+
+    #[test]
+    fn a_place_counts_until_its_guard_is_dropped() {
+        let registry = Registry::new();
+        let caps = Caps { total: Some(3), route: Some(2) };
+        let first = registry.reserve(entry("a"), caps).unwrap();
+        let _second = registry.reserve(entry("a"), caps).unwrap();
+        assert_eq!(registry.reserve(entry("a"), caps).unwrap_err(), Full, "the route is full");
+        let third = registry.reserve(entry("b"), caps).unwrap();
+        assert_eq!(registry.reserve(entry("c"), caps).unwrap_err(), Full, "the process is full");
+        drop(first);
+        assert_eq!(registry.len(), 2);
+        let _again = registry.reserve(entry("a"), caps).unwrap();
+        drop(third);
+        assert!(!registry.lock().by_route.contains_key("b"), "a route without streams leaves nothing behind");
+    }
+
+    #[test]
+    fn a_signal_is_heard_once_and_only_by_those_it_is_for() {
+        let registry = Registry::new();
+        let a = registry.reserve(entry("a"), Caps::default()).unwrap();
+        let b = registry.reserve(entry("b"), Caps::default()).unwrap();
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert_eq!(registry.signal_where(|entry| &*entry.route == "a", Signal::Drain), 1);
+        registry.signal_all(Signal::Recheck);
+        registry.signal_all(Signal::Recheck);
+        assert_eq!(a.poll_signals(&mut cx), [Signal::Drain, Signal::Recheck]);
+        assert_eq!(a.poll_signals(&mut cx), []);
+        assert_eq!(b.poll_signals(&mut cx), [Signal::Recheck]);
+        assert!(registry.signal(b.id(), Signal::Revoke));
+        assert_eq!(b.poll_signals(&mut cx), [Signal::Revoke]);
+    }
+}
