@@ -23,3 +23,5 @@ pub mod stream;
 pub mod telemetry;
 // Live streams: reserve, signal, count, drain.
 pub mod registry;
+// The server's end of TLS over any byte stream, with next to no memory of its own.
+pub mod tls;
