@@ -25,3 +25,5 @@ pub mod telemetry;
 pub mod registry;
 // The server's end of TLS over any byte stream, with next to no memory of its own.
 pub mod tls;
+// A byte stream as the relay needs it, over TLS and TCP.
+pub mod wire;

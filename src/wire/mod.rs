@@ -1,0 +1,159 @@
+//! A byte stream as the relay needs it, over TLS and TCP.
+//!
+//! A wire keeps no buffer of ours while nothing is under way. What it reads goes into [`Scratch`], which all streams of
+//! a thread share; no borrow of it outlives a poll.
+
+mod served;
+pub mod tcp;
+pub mod tls;
+
+use std::io;
+use std::task::{Context, Poll};
+
+pub use tcp::TcpWire;
+pub use tls::TlsWire;
+use tokio::net::TcpStream;
+
+use crate::tls::TlsStream;
+
+/// One side of a stream.
+pub trait Wire: Send {
+    /// Reads what is there, at most [`CHUNK`] bytes, into `scratch` behind its headroom; 0 is the end of the stream,
+    /// with or without a TLS `close_notify`.
+    fn poll_chunk(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Poll<io::Result<usize>>;
+
+    /// Takes bytes to write. Answers how many it took, at least 1 of a non-empty slice; what it took it keeps until the
+    /// kernel has it (see [`Wire::unsent`]). `Pending` takes nothing.
+    fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>>;
+
+    /// Hands what was taken to the kernel; ready when all of it is there.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Whether anything was taken that the kernel does not have yet.
+    fn unsent(&self) -> bool;
+
+    /// Ends the writing side: flush, `close_notify` where there is TLS, FIN. Reading goes on.
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Whether the connection is known to be dead, without reading from it. Asked now and then about a side that is not read
+    /// because the other one is blocked.
+    fn is_broken(&self) -> bool;
+
+    /// Resets the connection: the peer's reads fail and nothing that is still unsent reaches it.
+    fn abort(self);
+}
+
+/// The most bytes that one read takes from the kernel.
+pub const READ: usize = 64 * 1024;
+
+/// The most bytes of plaintext that one read gives: what was read, and the start of a TLS record that came before it.
+pub const CHUNK: usize = READ + 18 * 1024;
+
+/// Room in front of a chunk, for the few bytes of an unfinished head that were held back before.
+pub const HEADROOM: usize = 256;
+
+/// Buffers that all streams of a thread share.
+pub struct Scratch {
+    /// Headroom, then plaintext.
+    pub plain: Box<[u8]>,
+    /// TLS records of a `wss://` service, as they came from the kernel.
+    pub sealed: Box<[u8]>,
+}
+
+impl Scratch {
+    /// Fresh buffers.
+    pub fn new() -> Self {
+        Self { plain: vec![0; HEADROOM + CHUNK].into_boxed_slice(), sealed: vec![0; READ].into_boxed_slice() }
+    }
+
+    /// Where a wire puts its plaintext.
+    pub fn chunk(&mut self) -> &mut [u8] {
+        self.plain.get_mut(HEADROOM..).unwrap_or_default()
+    }
+
+    /// In debug builds, overwrites everything: no stream may find there what another has left.
+    pub fn poison(&mut self) {
+        if cfg!(debug_assertions) {
+            self.plain.fill(0xa5);
+            self.sealed.fill(0xa5);
+        }
+    }
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The wires of the gateway: TLS or TCP, on either side.
+pub enum Socket {
+    /// TLS with a client, which we serve.
+    Served(TlsStream<TcpStream>),
+    /// TLS with a service, whose client we are.
+    Tls(Box<TlsWire>),
+    /// Plain TCP.
+    Tcp(TcpWire),
+}
+
+impl From<TcpStream> for Socket {
+    fn from(tcp: TcpStream) -> Self {
+        Self::Tcp(TcpWire::new(tcp))
+    }
+}
+
+impl From<TlsStream<TcpStream>> for Socket {
+    fn from(stream: TlsStream<TcpStream>) -> Self {
+        Self::Served(stream)
+    }
+}
+
+impl From<tokio_rustls::client::TlsStream<TcpStream>> for Socket {
+    fn from(stream: tokio_rustls::client::TlsStream<TcpStream>) -> Self {
+        Self::Tls(Box::new(TlsWire::new(stream)))
+    }
+}
+
+macro_rules! either {
+    ($socket:expr, $wire:ident => $call:expr) => {
+        match $socket {
+            Socket::Served($wire) => $call,
+            Socket::Tls($wire) => $call,
+            Socket::Tcp($wire) => $call,
+        }
+    };
+}
+
+impl Wire for Socket {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Poll<io::Result<usize>> {
+        either!(self, wire => wire.poll_chunk(cx, scratch))
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        either!(self, wire => wire.poll_send(cx, bytes))
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, wire => wire.poll_flush(cx))
+    }
+
+    fn unsent(&self) -> bool {
+        either!(self, wire => wire.unsent())
+    }
+
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, wire => wire.poll_finish(cx))
+    }
+
+    fn is_broken(&self) -> bool {
+        either!(self, wire => wire.is_broken())
+    }
+
+    fn abort(self) {
+        match self {
+            Self::Served(wire) => wire.abort(),
+            Self::Tls(wire) => wire.abort(),
+            Self::Tcp(wire) => wire.abort(),
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! The wire over the gateway's own end of TLS.
+
+use std::io;
+use std::task::{Context, Poll};
+
+use tokio::net::TcpStream;
+
+use crate::tls::TlsStream;
+use crate::wire::{Scratch, Wire};
+
+impl Wire for TlsStream<TcpStream> {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Poll<io::Result<usize>> {
+        self.poll_open(cx, scratch.chunk())
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_seal(cx, bytes)
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_drain(cx)
+    }
+
+    fn unsent(&self) -> bool {
+        self.has_unsent()
+    }
+
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_close(cx)
+    }
+
+    fn is_broken(&self) -> bool {
+        super::tcp::is_broken(self.get_ref())
+    }
+
+    fn abort(self) {
+        super::tcp::reset(self.into_io());
+    }
+}
