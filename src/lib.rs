@@ -27,3 +27,5 @@ pub mod registry;
 pub mod tls;
 // A byte stream as the relay needs it, over TLS and TCP.
 pub mod wire;
+// The service's side: connect under a deadline, upgrade, check the answer.
+pub mod upstream;

@@ -1,0 +1,96 @@
+//! The service's side of a stream: connect under a deadline, upgrade, check the answer.
+//!
+//! Owns the connection to the service until it is upgraded. Does not decide what is sent (the gateway's `forward` stage
+//! builds the request) and keeps no connection for later: each stream has its own. Dropping a future of this module
+//! closes whatever it had opened. Called by `forward`.
+
+pub mod dial;
+pub mod handshake;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Request;
+
+pub use handshake::{Answer, Switched};
+
+/// Where a route's service is and how it is reached.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The URL as it was typed, for logs: `ws://127.0.0.1:9001` or `wss://…`. A path in it is a config error.
+    pub url: String,
+    /// Host name or address to connect to.
+    pub host: String,
+    /// Port to connect to.
+    pub port: u16,
+    /// For `wss://`: the TLS config (own CA or the system's roots) and the name the certificate must have.
+    pub tls: Option<Tls>,
+    /// How long name lookup, TCP connect and TLS handshake may take together. Default 5 s.
+    pub connect_timeout: Duration,
+    /// How long the service may take to answer the upgrade. Default 10 s.
+    pub response_timeout: Duration,
+}
+
+impl Config {
+    /// Host and port as they stand in a `Host` header: the scheme's own port is left out.
+    pub fn authority(&self) -> String {
+        let host = self.host.trim_start_matches('[').trim_end_matches(']');
+        let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        let default = if self.tls.is_some() { 443 } else { 80 };
+        if self.port == default { host } else { format!("{host}:{}", self.port) }
+    }
+}
+
+/// TLS towards the service.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// rustls' client side.
+    pub config: Arc<rustls::ClientConfig>,
+    /// The name that is sent as SNI and that the certificate must cover.
+    pub server_name: rustls::pki_types::ServerName<'static>,
+}
+
+/// Why there is no stream to the service.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It answered something that is no answer to a WebSocket upgrade, or went away before it had answered.
+    #[error("{0}")]
+    Invalid(String),
+    /// There is no connection: no such name, refused, unreachable, or no TLS with it.
+    #[error("{0}")]
+    Refused(String),
+    /// It was silent for too long.
+    #[error("{0} took longer than {1:?}")]
+    Timeout(&'static str, Duration),
+}
+
+/// Connects to the service, sends the upgrade and checks the answer. `request` has its final headers, a WebSocket key
+/// among them, and a target in origin form.
+pub async fn open(config: &Config, request: Request<()>) -> Result<Answer, Error> {
+    let connected = tokio::time::timeout(config.connect_timeout, dial::connect(config)).await;
+    match connected.map_err(|_| Error::Timeout("connecting to the service", config.connect_timeout))?? {
+        dial::Connected::Tcp(tcp) => handshake::upgrade(tcp, request, config.response_timeout).await,
+        dial::Connected::Tls(tls) => handshake::upgrade(*tls, request, config.response_timeout).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_services_own_host_leaves_out_its_schemes_port() {
+        let config = |host: &str, port| Config {
+            url: String::new(),
+            host: host.into(),
+            port,
+            tls: None,
+            connect_timeout: Duration::ZERO,
+            response_timeout: Duration::ZERO,
+        };
+        assert_eq!(config("service", 80).authority(), "service");
+        assert_eq!(config("service", 443).authority(), "service:443");
+        assert_eq!(config("::1", 9001).authority(), "[::1]:9001");
+        assert_eq!(config("[::1]", 80).authority(), "[::1]");
+    }
+}
