@@ -29,3 +29,5 @@ pub mod tls;
 pub mod wire;
 // The service's side: connect under a deadline, upgrade, check the answer.
 pub mod upstream;
+// One future per stream: signals, deadline, both pumps, the closing handshake.
+pub mod relay;

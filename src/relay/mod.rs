@@ -1,0 +1,259 @@
+//! One future per stream: signals, deadline, both pumps, the closing handshake.
+//!
+//! The relay owns the stream's state machine, both wires and one timer, all in one task: no lock stands on the data
+//! path, and nothing is shared with other streams but the thread's scratch. It is spawned by the gateway's last stage
+//! and ends with the [`Outcome`]; what to log and to count is the spawner's part.
+
+mod pump;
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Sleep;
+
+use crate::clock::{Clock, Mono, Now};
+use crate::registry::Guard;
+use crate::stream::{CloseCodes, CloseReason, Deadline, Due, Farewell, Limits, Outcome, Side, Stream, codes};
+use crate::wire::{Scratch, Wire};
+use crate::ws::{Extensions, Sender, close};
+use pump::{Judged, Leg};
+
+/// What the stream is held to.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The bounds within which it ends.
+    pub limits: Limits,
+    /// What the client is told.
+    pub codes: Arc<CloseCodes>,
+    /// The extensions that the two sides have agreed on.
+    pub extensions: Extensions,
+    /// From when no new frame may start.
+    pub deadline: Deadline,
+}
+
+/// Bytes that were read together with the handshake, on either side. They go through the scanner first.
+#[derive(Clone, Debug, Default)]
+pub struct Early {
+    /// Sent by the client.
+    pub from_client: Bytes,
+    /// Sent by the service.
+    pub from_upstream: Bytes,
+}
+
+/// The stream of one client, from the `101` to its end.
+pub struct Relay<D, U> {
+    stream: Stream,
+    codes: Arc<CloseCodes>,
+    downstream: Leg<D>,
+    upstream: Leg<U>,
+    guard: Guard,
+    clock: Clock,
+    timer: Pin<Box<Sleep>>,
+    /// What the timer is set to.
+    armed: Option<Mono>,
+    /// The code of the Close that we sent to the client.
+    told_client: Option<u16>,
+}
+
+/// Runs the stream to its end.
+pub fn run<D: Wire, U: Wire>(
+    downstream: D,
+    upstream: U,
+    early: &Early,
+    settings: Settings,
+    guard: Guard,
+    clock: Clock,
+) -> Relay<D, U> {
+    let Settings { limits, codes, extensions, deadline } = settings;
+    Relay {
+        stream: Stream::new(deadline, limits),
+        codes,
+        downstream: Leg::new(Side::Downstream, downstream, Sender::Client, extensions, &early.from_client),
+        upstream: Leg::new(Side::Upstream, upstream, Sender::Upstream, extensions, &early.from_upstream),
+        guard,
+        timer: Box::pin(tokio::time::sleep_until(clock.instant(Mono::default()).into())),
+        clock,
+        armed: None,
+        told_client: None,
+    }
+}
+
+impl<D: Wire + Unpin, U: Wire + Unpin> Future for Relay<D, U> {
+    type Output = Outcome;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let turned = self.turn(cx, scratch);
+            scratch.poison();
+            turned
+        })
+    }
+}
+
+impl<D: Wire, U: Wire> Relay<D, U> {
+    /// One poll: time, signals, both directions, what is due to either side; again while that changed anything.
+    fn turn(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Poll<Outcome> {
+        let mut now = self.clock.now();
+        self.stream.on_time(now);
+        for signal in self.guard.poll_signals(cx) {
+            self.stream.on_signal(signal, now);
+        }
+        for _ in 0..ROUNDS {
+            let before = self.stream;
+            self.deliver(cx, now);
+            self.downstream.pump(
+                &mut self.upstream,
+                &mut Judged { stream: &mut self.stream, clock: &self.clock, now },
+                cx,
+                scratch,
+            );
+            self.upstream.pump(
+                &mut self.downstream,
+                &mut Judged { stream: &mut self.stream, clock: &self.clock, now },
+                cx,
+                scratch,
+            );
+            self.deliver(cx, now);
+            if self.stream.is_over() {
+                return Poll::Ready(self.leave(cx));
+            }
+            if self.poll_timer(cx, now) {
+                now = self.clock.now();
+                self.stream.on_time(now);
+                self.look_at_blocked(now);
+            } else if self.stream == before {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Sends what is due to either side: a Close, the FIN, a reset; and whatever is still on its way.
+    fn deliver(&mut self, cx: &mut Context<'_>, now: Now) {
+        let Self { stream, downstream, upstream, codes, told_client, .. } = self;
+        deliver_to(downstream, upstream, stream, now, cx, |farewell| match farewell {
+            Farewell::Cause(reason) => {
+                let text = codes.downstream(reason);
+                *told_client = Some(text.code());
+                text.frame(None)
+            }
+            Farewell::Echo(code) => close::echo(code, None),
+        });
+        deliver_to(upstream, downstream, stream, now, cx, |farewell| {
+            let key = Some(rand::random());
+            match farewell {
+                Farewell::Cause(_) => codes::UPSTREAM.frame(key),
+                Farewell::Echo(code) => close::echo(code, key),
+            }
+        });
+    }
+
+    /// Has the task woken at the next deadline; true if that is now.
+    fn poll_timer(&mut self, cx: &mut Context<'_>, now: Now) -> bool {
+        let blocked = self.downstream.is_blocked() || self.upstream.is_blocked();
+        let look = blocked.then(|| now.mono.saturating_add(LOOK));
+        let Some(next) = [self.stream.next_deadline(now), look].into_iter().flatten().min() else {
+            self.armed = None;
+            return false;
+        };
+        // The two clocks' ideas of one deadline differ by microseconds from poll to poll; only a real change is worth
+        // moving the timer for. One that fires early is armed again.
+        if self.armed.is_none_or(|armed| next.saturating_add(SLACK) < armed) {
+            self.timer.as_mut().reset(self.clock.instant(next).into());
+            self.armed = Some(next);
+        }
+        let fired = self.timer.as_mut().poll(cx).is_ready();
+        if fired {
+            self.armed = None;
+        }
+        fired
+    }
+
+    /// A side that is not read, because the other one is blocked, may be gone without the relay being woken.
+    fn look_at_blocked(&mut self, now: Now) {
+        let Self { downstream, upstream, stream, .. } = self;
+        for (side, gone) in [(Side::Downstream, downstream.is_broken()), (Side::Upstream, upstream.is_broken())] {
+            if gone {
+                match side {
+                    Side::Downstream => downstream.forget(),
+                    Side::Upstream => upstream.forget(),
+                }
+                stream.on_end(side, now);
+                stream.on_unwritable(side, now);
+            }
+        }
+    }
+
+    /// Both sides are done with: lets go of what is left and tells how it was.
+    fn leave(&mut self, cx: &mut Context<'_>) -> Outcome {
+        self.downstream.let_go(cx);
+        self.upstream.let_go(cx);
+        let reason = self.stream.reason().unwrap_or(CloseReason::UpstreamLost);
+        let code = match reason {
+            CloseReason::ClientClosed => self.stream.closed_with(Side::Downstream).flatten(),
+            CloseReason::UpstreamClosed => self.stream.closed_with(Side::Upstream).flatten(),
+            _ => self.told_client,
+        };
+        Outcome {
+            reason,
+            code,
+            downstream_reset: self.stream.was_reset(Side::Downstream),
+            upstream_reset: self.stream.was_reset(Side::Upstream),
+            upward: self.downstream.traffic,
+            downward: self.upstream.traffic,
+        }
+    }
+}
+
+/// Sends what is due to `leg`, whose frames come from `source`.
+fn deliver_to<A: Wire, B: Wire>(
+    leg: &mut Leg<A>,
+    source: &Leg<B>,
+    stream: &mut Stream,
+    now: Now,
+    cx: &mut Context<'_>,
+    mut frame: impl FnMut(Farewell) -> Vec<u8>,
+) {
+    loop {
+        match stream.due(leg.side, source.rest(), leg.rest(), source.is_drained()) {
+            Due::Nothing => break,
+            Due::Close(farewell) => {
+                leg.enqueue(&frame(farewell));
+                stream.close_sent(leg.side);
+            }
+            Due::Wait => stream.doomed(leg.side),
+            Due::Reset => {
+                leg.abort();
+                stream.reset(leg.side);
+            }
+            Due::Finish => match leg.poll_finish(cx) {
+                Poll::Ready(Ok(())) => stream.finished(leg.side),
+                Poll::Ready(Err(_)) => stream.on_unwritable(leg.side, now),
+                Poll::Pending => break,
+            },
+        }
+    }
+    leg.flush(stream, now, cx);
+    if stream.was_reset(leg.side) {
+        leg.abort();
+    } else if stream.is_side_over(leg.side) {
+        leg.close();
+    }
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::new());
+}
+
+/// How often one poll looks again because something changed, before other tasks have their turn.
+const ROUNDS: usize = 8;
+/// How often a side that is not read is looked at.
+const LOOK: Duration = Duration::from_secs(5);
+/// By how much earlier a deadline must be for the timer to be moved.
+const SLACK: Duration = Duration::from_millis(1);
