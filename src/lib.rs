@@ -31,3 +31,7 @@ pub mod wire;
 pub mod upstream;
 // One future per stream: signals, deadline, both pumps, the closing handshake.
 pub mod relay;
+// The one maker of [`admission::Admitted`].
+pub mod admission;
+// The tower pipeline from a request to a `101` or a refusal.
+pub mod gateway;

@@ -1,0 +1,60 @@
+//! The one maker of [`Admitted`].
+//!
+//! Owns the proof that a token was verified for a request: only [`admit`] makes an [`Admitted`], and only an `Admitted`
+//! can be forwarded. Does not find the token and does not answer the client. Called by the gateway's `authenticate`
+//! stage.
+
+use std::time::Duration;
+
+use crate::clock::{Clock, Now};
+use crate::secret::Token;
+use crate::token::{Answer, Denial, Grant, Judge, Public, Purpose};
+
+/// A request whose token is good. `R` is the request without it.
+#[derive(Debug)]
+pub struct Admitted<R> {
+    request: R,
+    grant: Grant,
+    at: Now,
+}
+
+impl<R> Admitted<R> {
+    /// The request.
+    pub const fn request(&self) -> &R {
+        &self.request
+    }
+
+    /// What the token allows.
+    pub const fn grant(&self) -> &Grant {
+        &self.grant
+    }
+
+    /// When the token was judged.
+    pub const fn at(&self) -> Now {
+        self.at
+    }
+
+    /// The request and the grant, for the one who uses them up.
+    pub fn into_parts(self) -> (R, Grant) {
+        (self.request, self.grant)
+    }
+}
+
+/// Admits `request` if `judge` finds `token` good to open a stream. The token is wiped in any case.
+pub async fn admit<R>(request: R, token: Token, judge: &dyn Judge, clock: &Clock) -> Result<Admitted<R>, Denial> {
+    let at = clock.now();
+    let verdict = match judge.judge(&token, Purpose::Handshake, at) {
+        Answer::Ready(verdict) => verdict,
+        Answer::Later(verdict) => tokio::time::timeout(PATIENCE, verdict).await.unwrap_or_else(|_| {
+            Err(Denial::new(
+                Public::TokenInvalid,
+                "judge_timeout",
+                "no verdict in time: the issuer's keys are not there",
+            ))
+        }),
+    };
+    verdict.map(|grant| Admitted { request, grant, at })
+}
+
+/// How long a verdict that is not there at once is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);

@@ -1,0 +1,265 @@
+//! The last stage: a place in the registry, the service, the `101`, and the stream's own task.
+//!
+//! Only an [`Admitted`] gets here. Until the `101` is returned everything is held by this stage's future, so that a
+//! client that goes away, a service that refuses and a token that dies meanwhile all free everything at once.
+//!
+//! A service that refuses the upgrade itself (3xx, 4xx, 5xx) is passed through, as HTTP proxies do: its status, its
+//! end-to-end headers and its body if that has at most 64 KiB (a larger one is left out). A success that is no `101` is
+//! no answer to an upgrade: 502.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{HeaderName, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tower::Service;
+
+use crate::admission::Admitted;
+use crate::clock::Now;
+use crate::gateway::authenticate::Tokenless;
+use crate::gateway::headers::{self, Hop};
+use crate::gateway::peer::Peer;
+use crate::gateway::rejection::Rejection;
+use crate::gateway::{Body, Shared, path};
+use crate::names::{self, field};
+use crate::registry::{Caps, Entry, Guard};
+use crate::relay::{self, Early};
+use crate::stream::{CloseReason, Deadline, Outcome};
+use crate::telemetry::StreamLine;
+use crate::tls::TlsStream;
+use crate::token::{Denial, Public};
+use crate::upstream::{self, Answer, Switched};
+use crate::wire::Socket;
+use crate::ws::{Extensions, handshake};
+
+/// See the module.
+#[derive(Clone)]
+pub struct Forward(pub Arc<Shared>);
+
+impl Service<Admitted<Tokenless>> for Forward {
+    type Response = Response<Body>;
+    type Error = Rejection;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Rejection>> + Send>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Rejection>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, admitted: Admitted<Tokenless>) -> Self::Future {
+        let shared = self.0.clone();
+        Box::pin(async move { forward(&shared, admitted).await })
+    }
+}
+
+async fn forward(shared: &Arc<Shared>, admitted: Admitted<Tokenless>) -> Result<Response<Body>, Rejection> {
+    let upgrade = &admitted.request().upgrade;
+    let (visit, route) = (upgrade.visit.clone(), upgrade.route.clone());
+    let deadline = Deadline::new(admitted.grant().expiry, route.limits.max_stream, admitted.at());
+    let entry = Entry {
+        route: route.name.clone(),
+        principal: admitted.grant().principal.clone(),
+        jti: admitted.grant().jti.clone(),
+    };
+    let caps = Caps { total: visit.rules.config.max_streams, route: route.max_streams };
+    let guard = shared.registry.reserve(entry, caps).map_err(|_| Rejection::TooMany)?;
+    let request = outgoing(&admitted)?;
+    let switched = match upstream::open(&route.upstream, request).await? {
+        Answer::Other(answer) if answer.status().is_success() => {
+            return Err(Rejection::UpstreamInvalid(format!("the service answered {}, not 101", answer.status())));
+        }
+        Answer::Other(answer) => return Ok(passed_on(answer)),
+        Answer::Switched(switched) => switched,
+    };
+    let now = shared.clock.now();
+    still_good(deadline, now)?;
+    if shared.draining() {
+        return Err(Rejection::Draining);
+    }
+    let (Tokenless { upgrade, fallback, .. }, grant) = admitted.into_parts();
+    let Switched { head, subprotocol, socket, early } = *switched;
+    let settings = relay::Settings {
+        limits: route.limits,
+        codes: route.codes.clone(),
+        extensions: Extensions::agreed(
+            head.headers.get_all(SEC_WEBSOCKET_EXTENSIONS).iter().map(HeaderValue::as_bytes),
+        ),
+        deadline,
+    };
+    let subprotocol = subprotocol.or_else(|| fallback.and_then(|entry| HeaderValue::try_from(entry).ok()));
+    let response = switching(head.headers, &upgrade.key, subprotocol, deadline, now);
+    let line = StreamLine::new(guard.id(), route.name.clone(), visit.peer.address, &grant, now.mono);
+    let beginning = Beginning { client: upgrade.client, socket, early, settings, guard };
+    begin(shared, beginning, visit.peer.clone(), line);
+    Ok(response)
+}
+
+/// The request as the service gets it.
+fn outgoing(admitted: &Admitted<Tokenless>) -> Result<Request<()>, Rejection> {
+    let Tokenless { upgrade, query, subprotocols, .. } = admitted.request();
+    let (visit, route) = (&upgrade.visit, &upgrade.route);
+    let trusted = visit.trusted();
+    let mut headers = upgrade.headers.clone();
+    headers::clean_request(&mut headers, trusted, &route.identity);
+    if route.forwarded {
+        let hop = Hop {
+            peer: visit.peer.address.ip(),
+            trusted,
+            secure: visit.peer.tls.is_some(),
+            host: &upgrade.host,
+            stripped: (route.strip_prefix && route.path != "/").then(|| route.path.trim_end_matches('/')),
+        };
+        headers::set_forwarded(&mut headers, &hop);
+    }
+    headers::rewrite(&mut headers, &route.host, &route.origin, &upgrade.host, &route.upstream);
+    headers::offer(&mut headers, subprotocols);
+    headers::identify(&mut headers, &route.identity, &admitted.grant().claims);
+    handshake::make_request(&mut headers, &upgrade.key);
+    let prefix = if route.strip_prefix { route.path.as_str() } else { "/" };
+    let mut request = Request::new(());
+    *request.uri_mut() = target(upgrade.target.path(), prefix, query.as_deref())
+        .ok_or(Rejection::BadRequest("what is left of the target is none"))?;
+    *request.headers_mut() = headers;
+    Ok(request)
+}
+
+/// `path` without `prefix`, with `query`: in origin form, every byte as it came.
+fn target(path: &str, prefix: &str, query: Option<&str>) -> Option<Uri> {
+    let rest = path::after_prefix(path, prefix)?;
+    let slash = if rest.starts_with('/') { "" } else { "/" };
+    let (mark, query) = query.map_or(("", ""), |query| ("?", query));
+    format!("{slash}{rest}{mark}{query}").parse().ok()
+}
+
+/// A token may have died while the service was dialled.
+fn still_good(deadline: Deadline, now: Now) -> Result<(), Rejection> {
+    match deadline.passed(now) {
+        None => Ok(()),
+        Some(CloseReason::Expired) => {
+            let detail = "the token expired while the service was reached";
+            Err(Denial::new(Public::TokenExpired, "expired_while_dialling", detail).into())
+        }
+        Some(_) => Err(Rejection::UpstreamTimeout("reaching the service took all of max_stream".into())),
+    }
+}
+
+/// The `101`: what the service answered, but for what belongs to the service's own connection.
+fn switching(
+    mut headers: HeaderMap,
+    key: &handshake::Key,
+    subprotocol: Option<HeaderValue>,
+    deadline: Deadline,
+    now: Now,
+) -> Response<Body> {
+    headers::clean_answer(&mut headers);
+    headers.remove(SEC_WEBSOCKET_PROTOCOL);
+    if let Some(subprotocol) = subprotocol {
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, subprotocol);
+    }
+    if let Some(end) = deadline.next(now) {
+        let seconds = end.saturating_since(now.mono).as_secs();
+        headers.insert(HeaderName::from_static(names::EXPIRES_IN), HeaderValue::from(seconds));
+    }
+    handshake::make_answer(&mut headers, key);
+    let mut response = Response::new(Body::default());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    *response.headers_mut() = headers;
+    response
+}
+
+/// The service's own refusal of the upgrade.
+fn passed_on(answer: Response<Bytes>) -> Response<Body> {
+    let mut answer = answer.map(Body::from);
+    headers::clean_answer(answer.headers_mut());
+    answer.extensions_mut().clear();
+    *answer.version_mut() = http::Version::HTTP_11;
+    answer
+}
+
+/// A stream whose `101` is under way to the client.
+struct Beginning {
+    client: OnUpgrade,
+    socket: Socket,
+    early: Bytes,
+    settings: relay::Settings,
+    guard: Guard,
+}
+
+type Running = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+
+/// Gives the stream its task. The task holds boxes only: what is needed until the `101` is sent is freed before the relay
+/// runs, and the relay's state is there once.
+fn begin(shared: &Arc<Shared>, beginning: Beginning, peer: Arc<Peer>, line: StreamLine) {
+    let clock = shared.clock.clone();
+    let running = Box::pin(running(beginning, clock.clone()));
+    shared.tracker.spawn(async move {
+        let relay = match running.await {
+            Ok(relay) => relay,
+            Err(detail) => {
+                tracing::info!(
+                    { field::ROUTE } = &*line.route,
+                    { field::PEER } = %line.peer,
+                    { field::CAUSE } = "client_lost",
+                    { field::DETAIL } = detail,
+                    "stream not opened"
+                );
+                return;
+            }
+        };
+        line.open();
+        let outcome = relay.await;
+        line.end(&outcome, clock.now().mono);
+        drop(peer);
+    });
+}
+
+/// Waits until the `101` is sent, and makes the relay.
+async fn running(beginning: Beginning, clock: crate::clock::Clock) -> Result<Running, &'static str> {
+    let Beginning { client, socket, early, settings, guard } = beginning;
+    let upgraded = tokio::time::timeout(SENDING, client).await;
+    let upgraded = upgraded.map_err(|_| "the client did not take the 101")?.map_err(|_| "the client went away")?;
+    let (downstream, from_client) = taken_back(upgraded).ok_or("the connection cannot be taken back")?;
+    let early = Early { from_client, from_upstream: early };
+    Ok(Box::pin(relay::run(downstream, socket, &early, settings, guard, clock)))
+}
+
+/// The client's connection, and what hyper had read ahead: a copy of it, usually nothing, since the original would keep
+/// hyper's whole read buffer alive.
+fn taken_back(upgraded: Upgraded) -> Option<(Socket, Bytes)> {
+    match upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>() {
+        Ok(parts) => Some((parts.io.into_inner().into(), Bytes::copy_from_slice(&parts.read_buf))),
+        Err(upgraded) => {
+            let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
+            Some((parts.io.into_inner().into(), Bytes::copy_from_slice(&parts.read_buf)))
+        }
+    }
+}
+
+/// How long a client may take to take the `101`.
+const SENDING: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_target_keeps_its_bytes_but_for_the_prefix() {
+        let table = [
+            ("/chat/r%6Fom", "/", Some("a=%20&b"), "/chat/r%6Fom?a=%20&b"),
+            ("/chat/r%6Fom", "/chat", None, "/r%6Fom"),
+            ("/ch%61t", "/chat", Some("x"), "/?x"),
+            ("/chat/", "/chat", None, "/"),
+            ("/chat/room", "/chat/", None, "/room"),
+            ("/", "/", Some(""), "/?"),
+        ];
+        for (path, prefix, query, expected) in table {
+            assert_eq!(target(path, prefix, query).unwrap().to_string(), expected, "{path} {prefix} {query:?}");
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! The tower pipeline from a request to a `101` or a refusal.
+//!
+//! Owns the order of the stages (`stack`) and what they share: the rules in force and whether the gateway is leaving.
+//! Does not accept connections (`listen`) and does not carry a stream's bytes (`relay`). Called by `listen` for each
+//! request, and by the app to replace the rules and to drain.
+
+pub mod authenticate;
+pub mod forward;
+pub mod headers;
+pub mod limit;
+pub mod narrow;
+pub mod observe;
+pub mod origin;
+pub mod path;
+pub mod peer;
+pub mod rejection;
+pub mod respond;
+pub mod route;
+pub mod upgrade;
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use ipnet::IpNet;
+use tokio_util::task::TaskTracker;
+use tower::util::BoxCloneSyncService;
+use tower::{Service as _, ServiceBuilder};
+
+pub use peer::Peer;
+
+use crate::clock::Clock;
+use crate::registry::Registry;
+use authenticate::Authenticate;
+use forward::Forward;
+use narrow::narrow;
+use observe::Observe;
+use respond::Respond;
+use route::Route;
+
+/// The pipeline, in running order. Each stage takes the type that the one before it makes: leaving one out does not
+/// compile.
+fn stack(shared: &Arc<Shared>) -> Pipeline {
+    let state = shared.clone();
+    let stages = ServiceBuilder::new()
+        .layer_fn(Observe) //                                       one line in the log per refusal
+        .layer_fn(Respond) //                                       Rejection -> problem JSON
+        .layer(narrow(route::choose)) //                            Arrived   -> Routed: a sane target that a route takes
+        .layer(narrow(move |routed| limit::check(&state, routed))) // Routed  -> Within: the gateway takes new streams
+        .layer(narrow(origin::check)) //                            Within    -> Welcome: from a page that may
+        .layer(narrow(upgrade::check)) //                           Welcome   -> Upgrade: a WebSocket handshake
+        .layer_fn(Authenticate::with(shared.clock.clone())) //      Upgrade   -> Admitted: the one token is good
+        .service(Forward(shared.clone())); //                       Admitted  -> 101: a place, the service, the stream
+    BoxCloneSyncService::new(stages)
+}
+
+/// What the app sets for the whole pipeline.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// The largest request head, bytes; `None` for what hyper takes, which may be one read more than its buffer.
+    pub max_request_head: Option<usize>,
+    /// Streams at a time in the whole process; `None` for no limit of its own.
+    pub max_streams: Option<usize>,
+    /// Peers whose word on where a request came from is believed.
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+/// The pipeline with its rules. Clones are the same gateway.
+#[derive(Clone)]
+pub struct Gateway {
+    shared: Arc<Shared>,
+    pipeline: Pipeline,
+    fallback: Option<Fallback>,
+}
+
+/// Answers a request that is no WebSocket upgrade, given its head and its peer; `None` = the pipeline answers it. For
+/// the page of the demo, which lives on the gateway's own port; nothing else sets one.
+pub type Fallback = Arc<dyn Fn(&http::request::Parts, SocketAddr) -> Option<Response<Bytes>> + Send + Sync>;
+
+impl Gateway {
+    /// A gateway with these rules. Its streams run as tasks of `tracker` and have their places in `registry`.
+    pub fn new(
+        config: Config,
+        routes: Vec<Arc<Route>>,
+        clock: Clock,
+        registry: Registry,
+        tracker: TaskTracker,
+    ) -> Self {
+        let rules = ArcSwap::from_pointee(Rules { config, routes });
+        let shared = Arc::new(Shared { rules, draining: AtomicBool::new(false), clock, registry, tracker });
+        Self { pipeline: stack(&shared), shared, fallback: None }
+    }
+
+    /// The same gateway, which asks `fallback` first about requests that are no upgrades.
+    #[must_use]
+    pub fn with_fallback(self, fallback: Option<Fallback>) -> Self {
+        Self { fallback, ..self }
+    }
+
+    /// Puts new rules in force, all at once, for requests from now on. Live streams keep the rules they began with.
+    pub fn replace(&self, config: Config, routes: Vec<Arc<Route>>) {
+        self.shared.rules.store(Arc::new(Rules { config, routes }));
+    }
+
+    /// The names of the routes in force.
+    pub fn route_names(&self) -> Vec<Arc<str>> {
+        self.shared.rules.load().routes.iter().map(|route| route.name.clone()).collect()
+    }
+
+    /// From now on new streams are refused with 503, those whose service is being dialled too.
+    pub fn begin_drain(&self) {
+        self.shared.draining.store(true, Ordering::SeqCst);
+    }
+
+    /// Answers one request. A body that comes with it is not read.
+    pub async fn answer<B>(&self, request: Request<B>, peer: Arc<Peer>) -> Response<Body> {
+        let visit = Arc::new(Visit { peer, rules: self.shared.rules.load_full(), route: OnceLock::new() });
+        let (head, _body) = request.into_parts();
+        if let Some(fallback) = &self.fallback
+            && !head.headers.contains_key(http::header::UPGRADE)
+            // A request whose host is in doubt is the pipeline's to refuse.
+            && route::named(&head.headers, &head.uri).is_ok_and(|(_, host)| visit.peer.serves(&host))
+            && let Some(response) = fallback(&head, visit.peer.address)
+        {
+            return response.map(Full::new);
+        }
+        let arrived = Arrived { visit, request: Request::from_parts(head, ()) };
+        match self.pipeline.clone().call(arrived).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
+    }
+}
+
+/// The body of every reply: small, and there at once.
+pub type Body = Full<Bytes>;
+
+type Pipeline = BoxCloneSyncService<Arrived, Response<Body>, Infallible>;
+
+/// What all requests share.
+pub struct Shared {
+    rules: ArcSwap<Rules>,
+    draining: AtomicBool,
+    clock: Clock,
+    registry: Registry,
+    tracker: TaskTracker,
+}
+
+impl Shared {
+    fn draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
+    }
+}
+
+/// The rules that a request is judged by, from its first stage to its last.
+pub struct Rules {
+    config: Config,
+    routes: Vec<Arc<Route>>,
+}
+
+/// One request's circumstances.
+pub struct Visit {
+    peer: Arc<Peer>,
+    rules: Arc<Rules>,
+    /// Set by the `route` stage, read by `observe`.
+    route: OnceLock<Arc<str>>,
+}
+
+impl Visit {
+    /// The name of the route that took the request, if one did.
+    fn route_name(&self) -> Option<&str> {
+        self.route.get().map(|name| &**name)
+    }
+
+    /// Whether the peer is a proxy whose word counts.
+    fn trusted(&self) -> bool {
+        let address = self.peer.address.ip().to_canonical();
+        self.rules.config.trusted_proxies.iter().any(|network| network.contains(&address))
+    }
+}
+
+/// A request as it came, before anything was checked.
+pub struct Arrived {
+    visit: Arc<Visit>,
+    request: Request<()>,
+}

@@ -1,0 +1,72 @@
+//! The outermost stage: one line in the log for each request that is refused: a warning if the service behind is at fault.
+//!
+//! Never writes a query, a header value or a token: the line names route, peer, status, cause and detail. Requests that
+//! become streams write their own lines.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use http::{Response, StatusCode};
+use tower::Service;
+
+use crate::gateway::rejection::{Fault, Rejection};
+use crate::gateway::{Arrived, Body, Visit};
+use crate::names::field;
+
+/// See the module.
+#[derive(Clone)]
+pub struct Observe<S>(pub S);
+
+impl<S> Service<Arrived> for Observe<S>
+where
+    S: Service<Arrived, Response = Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, arrived: Arrived) -> Self::Future {
+        let visit = arrived.visit.clone();
+        let reply = self.0.call(arrived);
+        Box::pin(async move {
+            let mut response = reply.await?;
+            match response.extensions_mut().remove::<Rejection>() {
+                Some(rejection) => {
+                    refused(&visit, response.status(), rejection.fault(), rejection.cause(), &rejection.detail());
+                }
+                None if response.status() != StatusCode::SWITCHING_PROTOCOLS => {
+                    let detail = "the service refused the upgrade";
+                    refused(&visit, response.status(), Fault::Request, "upstream_answer", detail);
+                }
+                None => {}
+            }
+            Ok(response)
+        })
+    }
+}
+
+fn refused(visit: &Visit, status: StatusCode, fault: Fault, cause: &str, detail: &str) {
+    macro_rules! line {
+        ($level:ident) => {
+            tracing::$level!(
+                { field::ROUTE } = visit.route_name(),
+                { field::PEER } = %visit.peer.address,
+                { field::STATUS } = status.as_u16(),
+                { field::CAUSE } = cause,
+                { field::DETAIL } = detail,
+                "refused"
+            )
+        };
+    }
+    match fault {
+        Fault::Service => line!(warn),
+        Fault::Request => line!(info),
+    }
+}

@@ -1,0 +1,202 @@
+//! Why a request is refused: the whole cause for the log, and the little that the client is told, side by side.
+
+use std::borrow::Cow;
+
+use http::{HeaderName, HeaderValue, StatusCode, header};
+
+use crate::token::{Denial, Public};
+use crate::upstream;
+use crate::ws::handshake::RequestError;
+
+/// A refusal by one of the pipeline's stages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// The target, `Host` or the handshake is malformed or ambiguous.
+    BadRequest(&'static str),
+    /// The token is refused, or there is none.
+    Denied(Denial),
+    /// The gateway is leaving.
+    Draining,
+    /// The page that asks is not one of those that may.
+    ForeignOrigin(&'static str),
+    /// `Host` is not what this TLS connection was opened for.
+    Misdirected,
+    /// No route for host and path.
+    NoRoute,
+    /// There are as many streams as there may be.
+    TooMany,
+    /// Not a WebSocket upgrade.
+    UpgradeRequired,
+    /// The service answered something that is no answer.
+    UpstreamInvalid(String),
+    /// There is no connection to the service.
+    UpstreamRefused(String),
+    /// The service was silent for too long.
+    UpstreamTimeout(String),
+    /// Another version of WebSocket than 13.
+    Version,
+}
+
+/// Whose fault a refusal is: the one that an operator can mend is logged as a warning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The request could not be let in.
+    Request,
+    /// The service cannot be reached, or gives no answer that counts.
+    Service,
+}
+
+/// What the client is told of a refusal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// The status.
+    pub status: StatusCode,
+    /// The public reason, in the body.
+    pub reason: &'static str,
+    /// What a client needs to do better: a challenge, a version, or when to come back.
+    pub header: Option<(HeaderName, HeaderValue)>,
+}
+
+impl Rejection {
+    /// What the client is told.
+    pub fn told(&self) -> Told {
+        use StatusCode as S;
+        let retry = || Some((header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER)));
+        let says = |name, value| Some((name, HeaderValue::from_static(value)));
+        let (status, reason, header) = match self {
+            Self::BadRequest(_) => (S::BAD_REQUEST, "bad_request", None),
+            Self::Denied(denial) => return denied(denial.public),
+            Self::Draining => (S::SERVICE_UNAVAILABLE, "draining", retry()),
+            Self::ForeignOrigin(_) => (S::FORBIDDEN, "forbidden", None),
+            Self::Misdirected => (S::MISDIRECTED_REQUEST, "misdirected", None),
+            Self::NoRoute => (S::NOT_FOUND, "no_route", None),
+            Self::TooMany => (S::TOO_MANY_REQUESTS, "rate_limited", retry()),
+            Self::UpgradeRequired => (S::UPGRADE_REQUIRED, "upgrade_required", says(header::UPGRADE, "websocket")),
+            Self::UpstreamInvalid(_) => (S::BAD_GATEWAY, "upstream_invalid", None),
+            Self::UpstreamRefused(_) => (S::BAD_GATEWAY, "upstream_refused", None),
+            Self::UpstreamTimeout(_) => (S::GATEWAY_TIMEOUT, "upstream_timeout", None),
+            Self::Version => (S::UPGRADE_REQUIRED, "version", says(header::SEC_WEBSOCKET_VERSION, "13")),
+        };
+        Told { status, reason, header }
+    }
+
+    /// Whose fault it is.
+    pub const fn fault(&self) -> Fault {
+        match self {
+            Self::UpstreamInvalid(_) | Self::UpstreamRefused(_) | Self::UpstreamTimeout(_) => Fault::Service,
+            _ => Fault::Request,
+        }
+    }
+
+    /// The named cause, for the log.
+    pub fn cause(&self) -> &'static str {
+        match self {
+            Self::Denied(denial) => denial.reason,
+            Self::ForeignOrigin(_) => "origin",
+            other => other.told().reason,
+        }
+    }
+
+    /// What exactly was found, for the log. Never holds anything that a client sent as a secret.
+    pub fn detail(&self) -> Cow<'_, str> {
+        match self {
+            Self::BadRequest(detail) | Self::ForeignOrigin(detail) => Cow::Borrowed(detail),
+            Self::Denied(denial) => Cow::Borrowed(&denial.detail),
+            Self::UpstreamInvalid(detail) | Self::UpstreamRefused(detail) | Self::UpstreamTimeout(detail) => {
+                Cow::Borrowed(detail)
+            }
+            Self::Draining => Cow::Borrowed("the gateway is leaving"),
+            Self::Misdirected => Cow::Borrowed("the certificate does not cover Host, and SNI was another name"),
+            Self::NoRoute => Cow::Borrowed("no route for host and path"),
+            Self::TooMany => Cow::Borrowed("as many streams as allowed"),
+            Self::UpgradeRequired => Cow::Borrowed("not a WebSocket upgrade"),
+            Self::Version => Cow::Borrowed("Sec-WebSocket-Version is not 13"),
+        }
+    }
+}
+
+/// What the client is told of a refused token (RFC 6750, section 3).
+fn denied(public: Public) -> Told {
+    const NONE: HeaderValue = HeaderValue::from_static("Bearer");
+    const INVALID: HeaderValue = HeaderValue::from_static("Bearer error=\"invalid_token\"");
+    let (status, challenge) = match public {
+        Public::TokenMissing => (StatusCode::UNAUTHORIZED, Some(NONE)),
+        Public::TokenExpired | Public::TokenNotYetValid | Public::TokenInvalid | Public::TokenRevoked => {
+            (StatusCode::UNAUTHORIZED, Some(INVALID))
+        }
+        Public::Forbidden => (StatusCode::FORBIDDEN, None),
+        Public::BadRequest | Public::SubprotocolCompanionMissing => (StatusCode::BAD_REQUEST, None),
+    };
+    Told { status, reason: public.as_str(), header: challenge.map(|value| (header::WWW_AUTHENTICATE, value)) }
+}
+
+impl From<Denial> for Rejection {
+    fn from(denial: Denial) -> Self {
+        Self::Denied(denial)
+    }
+}
+
+impl From<RequestError> for Rejection {
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::Malformed(detail) => Self::BadRequest(detail),
+            RequestError::NotAnUpgrade => Self::UpgradeRequired,
+            RequestError::Version => Self::Version,
+        }
+    }
+}
+
+impl From<upstream::Error> for Rejection {
+    fn from(error: upstream::Error) -> Self {
+        let detail = error.to_string();
+        match error {
+            upstream::Error::Invalid(_) => Self::UpstreamInvalid(detail),
+            upstream::Error::Refused(_) => Self::UpstreamRefused(detail),
+            upstream::Error::Timeout(..) => Self::UpstreamTimeout(detail),
+        }
+    }
+}
+
+/// Seconds after which a client may try again.
+const RETRY_AFTER: &str = "5";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_tells_what_is_promised_and_no_more() {
+        type Case = (Rejection, u16, &'static str, Option<(&'static str, &'static str)>);
+        let denied = |public| Rejection::Denied(Denial::new(public, "secret_reason", "secret detail"));
+        let invalid = Some(("www-authenticate", "Bearer error=\"invalid_token\""));
+        let retry = Some(("retry-after", "5"));
+        let table: Vec<Case> = vec![
+            (Rejection::NoRoute, 404, "no_route", None),
+            (Rejection::UpgradeRequired, 426, "upgrade_required", Some(("upgrade", "websocket"))),
+            (Rejection::Version, 426, "version", Some(("sec-websocket-version", "13"))),
+            (Rejection::BadRequest("x"), 400, "bad_request", None),
+            (denied(Public::BadRequest), 400, "bad_request", None),
+            (denied(Public::SubprotocolCompanionMissing), 400, "subprotocol_companion_missing", None),
+            (denied(Public::TokenMissing), 401, "token_missing", Some(("www-authenticate", "Bearer"))),
+            (denied(Public::TokenExpired), 401, "token_expired", invalid),
+            (denied(Public::TokenNotYetValid), 401, "token_not_yet_valid", invalid),
+            (denied(Public::TokenInvalid), 401, "token_invalid", invalid),
+            (denied(Public::TokenRevoked), 401, "token_revoked", invalid),
+            (denied(Public::Forbidden), 403, "forbidden", None),
+            (Rejection::ForeignOrigin("x"), 403, "forbidden", None),
+            (Rejection::Misdirected, 421, "misdirected", None),
+            (Rejection::TooMany, 429, "rate_limited", retry),
+            (Rejection::UpstreamRefused("x".into()), 502, "upstream_refused", None),
+            (Rejection::UpstreamTimeout("x".into()), 504, "upstream_timeout", None),
+            (Rejection::UpstreamInvalid("x".into()), 502, "upstream_invalid", None),
+            (Rejection::Draining, 503, "draining", retry),
+        ];
+        for (rejection, status, reason, header) in table {
+            let told = rejection.told();
+            assert_eq!((told.status.as_u16(), told.reason), (status, reason), "{rejection:?}");
+            let found = told.header.as_ref().map(|(name, value)| (name.as_str(), value.to_str().unwrap()));
+            assert_eq!(found, header, "{rejection:?}");
+        }
+        assert_eq!(denied(Public::TokenInvalid).cause(), "secret_reason");
+    }
+}
