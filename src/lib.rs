@@ -35,3 +35,5 @@ pub mod relay;
 pub mod admission;
 // The tower pipeline from a request to a `101` or a refusal.
 pub mod gateway;
+// Accept loop, permits, TLS, certificates.
+pub mod listen;

@@ -1,0 +1,192 @@
+//! One connection, from TLS to the last of its requests.
+//!
+//! Every wait is bounded: the TLS handshake, each request head, the time in which a client takes a reply, and the time of
+//! all requests together that become no stream ([`Settings::longest`]); a service that is being dialled when that is over
+//! is still awaited, within the bounds that its route sets. A connection whose request becomes a stream leaves this task; the stream has a task of its own and keeps the `Peer`,
+//! with the permit, for as long as it lives.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::Sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::gateway::{Gateway, Peer};
+use crate::listen::Settings;
+use crate::listen::tls::Tls;
+use crate::names::field;
+use crate::tls::{self, Accepted};
+use crate::upstream::dial::tune;
+
+/// A connection that was accepted.
+pub(super) struct Connection {
+    pub address: SocketAddr,
+    pub permit: OwnedSemaphorePermit,
+    /// `None` on a plaintext listener.
+    pub tls: Option<Arc<Tls>>,
+    pub gateway: Gateway,
+    pub settings: Settings,
+    pub shutdown: CancellationToken,
+}
+
+impl Connection {
+    /// Serves its requests until it ends, is upgraded, or `shutdown` and idle.
+    pub async fn serve(self, tcp: TcpStream) {
+        tune(&tcp);
+        let overdue = Box::pin(tokio::time::sleep(self.settings.longest()));
+        let Self { address, permit, tls, gateway, settings, shutdown } = self;
+        let permit = Some(permit);
+        let Some(tls) = tls else {
+            let peer = Peer { address, tls: None, permit };
+            return http(tcp, peer.into(), gateway, settings, shutdown, overdue).await;
+        };
+        let accept = tls::accept(tcp, tls.config());
+        let accepted = tokio::select! {
+            () = shutdown.cancelled() => return,
+            accepted = tokio::time::timeout(settings.handshake_timeout, accept) => accepted,
+        };
+        match accepted {
+            Ok(Ok(Accepted { stream, server_name })) => {
+                let peer = Peer { address, tls: Some(tls.presented(server_name.as_deref())), permit };
+                http(stream, peer.into(), gateway, settings, shutdown, overdue).await;
+            }
+            Ok(Err(error)) => tracing::debug!({ field::PEER } = %address, %error, "no TLS with the client"),
+            Err(_) => tracing::debug!({ field::PEER } = %address, "the client's TLS handshake took too long"),
+        }
+    }
+}
+
+async fn http<T>(
+    io: T,
+    peer: Arc<Peer>,
+    gateway: Gateway,
+    settings: Settings,
+    shutdown: CancellationToken,
+    mut overdue: Pin<Box<Sleep>>,
+) where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let address = peer.address;
+    let (working, work) = watch::channel(false);
+    let service = service_fn(move |request| {
+        let (gateway, peer, working) = (gateway.clone(), peer.clone(), Working::begin(&working));
+        async move {
+            let response = gateway.answer(request, peer).await;
+            drop(working);
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(settings.request_timeout)
+            .max_buf_size(settings.max_request_head.max(SMALLEST_HEAD))
+            .serve_connection(TokioIo::new(io), service)
+            .with_upgrades()
+    );
+    let mut stuck = pin!(self::stuck(work.clone(), settings.request_timeout.saturating_add(TAKING_A_REPLY)));
+    let (mut leaving, mut late) = (false, false);
+    loop {
+        tokio::select! {
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    broken(address, &error);
+                }
+                return;
+            }
+            () = shutdown.cancelled(), if !leaving => {
+                leaving = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = overdue.as_mut(), if !late => {
+                late = true;
+                tracing::debug!({ field::PEER } = %address, "no stream on this connection in all its time");
+                // What is being answered is still answered; then, or from now on, there is only time to take that.
+                connection.as_mut().graceful_shutdown();
+                stuck.set(self::stuck(work.clone(), TAKING_A_REPLY));
+            }
+            () = &mut stuck => {
+                tracing::debug!({ field::PEER } = %address, "the client does not take its reply");
+                return;
+            }
+        }
+    }
+}
+
+/// Logs why a connection ended. A request that hyper could not read never came to the pipeline: hyper has answered it, so
+/// its line in the log is written here.
+fn broken(address: SocketAddr, error: &hyper::Error) {
+    if error.is_parse() {
+        tracing::info!(
+            { field::PEER } = %address,
+            { field::CAUSE } = "bad_request",
+            { field::DETAIL } = %error,
+            "refused"
+        );
+    } else {
+        tracing::debug!({ field::PEER } = %address, %error, "the connection broke");
+    }
+}
+
+/// Says that a request is being answered, until it is dropped.
+struct Working(watch::Sender<bool>);
+
+impl Working {
+    fn begin(working: &watch::Sender<bool>) -> Self {
+        working.send_replace(true);
+        Self(working.clone())
+    }
+}
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.send_replace(false);
+    }
+}
+
+/// Ends when nothing was being answered for `limit`. The header timeout ends a connection that waits for a request
+/// before that, so this one is still writing a reply that its client does not read.
+async fn stuck(mut work: watch::Receiver<bool>, limit: Duration) {
+    loop {
+        let working = *work.borrow_and_update();
+        let limit = if working { Duration::MAX } else { limit };
+        match tokio::time::timeout(limit, work.changed()).await {
+            Ok(Ok(())) => {}
+            // The service is gone, and with it the connection.
+            Ok(Err(_)) => std::future::pending().await,
+            Err(_) => return,
+        }
+    }
+}
+
+/// How long a client may take to take a reply.
+const TAKING_A_REPLY: Duration = Duration::from_secs(10);
+/// hyper's least buffer, bytes.
+const SMALLEST_HEAD: usize = 8192;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_stuck_only_while_nothing_is_being_answered() {
+        let (working, work) = watch::channel(false);
+        let limit = Duration::from_secs(20);
+        let mut stuck = tokio::spawn(stuck(work, limit));
+        let busy = Working::begin(&working);
+        let hour = Duration::from_secs(3600);
+        assert!(tokio::time::timeout(hour, &mut stuck).await.is_err(), "a slow service is no stuck client");
+        drop(busy);
+        assert!(tokio::time::timeout(Duration::from_secs(19), &mut stuck).await.is_err());
+        assert!(tokio::time::timeout(Duration::from_secs(2), &mut stuck).await.is_ok());
+    }
+}
