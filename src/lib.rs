@@ -37,3 +37,7 @@ pub mod admission;
 pub mod gateway;
 // Accept loop, permits, TLS, certificates.
 pub mod listen;
+// The token issuer's side: mint tokens, and when to fetch the next one.
+pub mod issuer;
+// Two plain WebSocket services to stand behind the gateway: echo and verifier.
+pub mod backend;

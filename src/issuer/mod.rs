@@ -1,0 +1,8 @@
+//! The token issuer's side: mint tokens, and know when to come back with the next one.
+//!
+//! Nothing here verifies a token; that is `token`'s part. Called by `client`, `demo` and the command line.
+
+pub mod mint;
+pub mod schedule;
+
+pub use mint::{Mint, MintError, MintKey, Minted};
