@@ -41,3 +41,5 @@ pub mod listen;
 pub mod issuer;
 // Two plain WebSocket services to stand behind the gateway: echo and verifier.
 pub mod backend;
+// The bundled client, which keeps coming back with fresh tokens.
+pub mod client;

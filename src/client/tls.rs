@@ -1,0 +1,64 @@
+//! Whom the client trusts: the system's roots, or one CA of the caller's own. Never "anyone".
+
+use std::sync::Arc;
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_platform_verifier::BuilderVerifierExt as _;
+
+/// Why no TLS config can be made.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustError {
+    /// The PEM text holds no certificate that can sign others.
+    #[error("the CA file holds no certificate in PEM that can be used: {0}")]
+    Ca(String),
+    /// The system has no roots, or they cannot be read.
+    #[error("the system's root certificates cannot be used ({0}); name a CA file instead")]
+    System(rustls::Error),
+    /// The TLS library refuses its own defaults.
+    #[error("TLS cannot be set up: {0}")]
+    Setup(rustls::Error),
+}
+
+/// Trusts the certificates in this PEM text, or the system's roots if there is none.
+pub fn trust(ca: Option<&[u8]>) -> Result<Arc<ClientConfig>, TrustError> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(TrustError::Setup)?;
+    let mut config = match ca {
+        Some(pem) => builder.with_root_certificates(roots(pem)?).with_no_client_auth(),
+        None => builder.with_platform_verifier().map_err(TrustError::System)?.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+fn roots(pem: &[u8]) -> Result<RootCertStore, TrustError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let certificate = certificate.map_err(|error| TrustError::Ca(error.to_string()))?;
+        roots.add(certificate).map_err(|error| TrustError::Ca(error.to_string()))?;
+    }
+    if roots.is_empty() {
+        return Err(TrustError::Ca("no certificate found".into()));
+    }
+    Ok(roots)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ca_file_without_a_certificate_is_refused() {
+        assert!(matches!(trust(Some(b"")), Err(TrustError::Ca(_))));
+        assert!(matches!(
+            trust(Some(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")),
+            Err(TrustError::Ca(_))
+        ));
+        let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        assert!(trust(Some(key.cert.pem().as_bytes())).is_ok());
+    }
+}
