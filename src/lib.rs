@@ -43,3 +43,5 @@ pub mod issuer;
 pub mod backend;
 // The bundled client, which keeps coming back with fresh tokens.
 pub mod client;
+// What was typed (TOML, environment) and what it means; all problems at once.
+pub mod config;

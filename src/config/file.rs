@@ -1,0 +1,313 @@
+//! The config as it was typed: the keys of `config.toml`, each with its place, nothing decided yet.
+//!
+//! The reading code below is the one list of keys. serde is not used: it stops at the first mistake, and all of them
+//! are to be told in one run.
+
+use std::time::Duration;
+
+use super::problem::{Place, Placed, Report};
+use super::section::Section;
+use super::tree::Table;
+
+/// A key that may be absent.
+type Key<T> = Option<Placed<T>>;
+/// A list of strings.
+type List = Vec<Placed<String>>;
+
+/// The whole file.
+#[derive(Debug)]
+pub(super) struct File {
+    pub(super) server: Server,
+    pub(super) log: Log,
+    pub(super) listeners: Vec<Listener>,
+    pub(super) issuers: Vec<Issuer>,
+    pub(super) routes: Vec<Route>,
+}
+
+/// `[server]`
+#[derive(Debug)]
+pub(super) struct Server {
+    pub(super) workers: Key<usize>,
+    pub(super) max_connections: Key<usize>,
+    pub(super) max_streams: Key<usize>,
+    pub(super) handshake_timeout: Key<Duration>,
+    pub(super) request_timeout: Key<Duration>,
+    pub(super) max_request_head: Key<u64>,
+    pub(super) drain_window: Key<Duration>,
+    pub(super) drain_timeout: Key<Duration>,
+    pub(super) trusted_proxies: Key<List>,
+    pub(super) pid_file: Key<String>,
+}
+
+/// `[log]`
+#[derive(Debug)]
+pub(super) struct Log {
+    pub(super) level: Key<String>,
+    pub(super) format: Key<String>,
+}
+
+/// `[[listener]]`
+#[derive(Debug)]
+pub(super) struct Listener {
+    pub(super) place: Place,
+    pub(super) name: Key<String>,
+    pub(super) address: Key<String>,
+    pub(super) certificate: Key<String>,
+    pub(super) key: Key<String>,
+    pub(super) more_certificates: Vec<Certificate>,
+    pub(super) plaintext: Key<bool>,
+}
+
+/// One of `more_certificates`.
+#[derive(Debug)]
+pub(super) struct Certificate {
+    pub(super) certificate: Key<String>,
+    pub(super) key: Key<String>,
+}
+
+/// `[[issuer]]`
+#[derive(Debug)]
+pub(super) struct Issuer {
+    pub(super) place: Place,
+    pub(super) name: Key<String>,
+    pub(super) iss: Key<String>,
+    pub(super) aud: Key<List>,
+    pub(super) jwks_file: Key<String>,
+    pub(super) leeway: Key<Duration>,
+    pub(super) skew: Key<Duration>,
+    pub(super) require_exp: Key<bool>,
+    pub(super) max_lifetime: Key<Duration>,
+    pub(super) required_claims: Key<List>,
+    /// Whether there is any `[[issuer.key]]`, even if it cannot be read.
+    pub(super) has_keys: bool,
+    pub(super) keys: Vec<IssuerKey>,
+}
+
+/// `[[issuer.key]]`
+#[derive(Debug)]
+pub(super) struct IssuerKey {
+    pub(super) place: Place,
+    pub(super) algorithm: Key<String>,
+    pub(super) secret_file: Key<String>,
+    pub(super) secret_env: Key<String>,
+    pub(super) pem_file: Key<String>,
+    pub(super) pem_env: Key<String>,
+    pub(super) kid: Key<String>,
+}
+
+/// `[[route]]`
+#[derive(Debug)]
+pub(super) struct Route {
+    pub(super) place: Place,
+    pub(super) name: Key<String>,
+    pub(super) hosts: Key<List>,
+    pub(super) path: Key<String>,
+    pub(super) upstream: Key<String>,
+    pub(super) upstream_ca: Key<String>,
+    pub(super) upstream_name: Key<String>,
+    pub(super) connect_timeout: Key<Duration>,
+    pub(super) response_timeout: Key<Duration>,
+    pub(super) issuers: Key<List>,
+    pub(super) carriers: Key<List>,
+    pub(super) subprotocol_prefix: Key<String>,
+    pub(super) subprotocol_k8s_prefix: Key<String>,
+    pub(super) origins: Key<List>,
+    pub(super) same: Key<List>,
+    pub(super) host: Key<String>,
+    pub(super) origin: Key<String>,
+    pub(super) forwarded: Key<String>,
+    pub(super) strip_prefix: Key<bool>,
+    pub(super) strict_path: Key<bool>,
+    pub(super) identity: Vec<(Placed<String>, Placed<String>)>,
+    pub(super) max_streams: Key<usize>,
+    pub(super) max_stream: Key<Duration>,
+    pub(super) finish_frame: Key<Duration>,
+    pub(super) finish_bytes: Key<u64>,
+    pub(super) close_timeout: Key<Duration>,
+    pub(super) settle: Key<Duration>,
+    pub(super) close: Close,
+}
+
+/// `close.*` of a route.
+#[derive(Debug, Default)]
+pub(super) struct Close {
+    pub(super) expired: Option<CloseText>,
+    pub(super) drain: Option<CloseText>,
+    pub(super) protocol: Option<CloseText>,
+    pub(super) stream_limit: Option<CloseText>,
+    pub(super) upstream_lost: Option<CloseText>,
+}
+
+/// One of `close.*`.
+#[derive(Debug)]
+pub(super) struct CloseText {
+    pub(super) place: Place,
+    pub(super) code: Key<usize>,
+    pub(super) reason: Key<String>,
+}
+
+/// Reads the tree key by key.
+pub(super) fn read(root: &Table, report: &Report) -> File {
+    let mut top = Section::new(root, Place::Whole, "", "the config", report);
+    let server = server(top.table_or_empty("server", "server", "[server]"));
+    let log = log(top.table_or_empty("log", "log", "[log]"));
+    let listeners = top.tables("listener", "listener", "[[listener]]");
+    if listeners.is_none() && !root.contains_key("listener") {
+        top.missing_section("[[listener]]", "name, address, certificate and key");
+    }
+    let issuers = top.tables("issuer", "issuer", "[[issuer]]");
+    if issuers.is_none() && !root.contains_key("issuer") {
+        top.missing_section("[[issuer]]", "a name and a [[issuer.key]]");
+    }
+    let routes = top.tables("route", "route", "[[route]]");
+    if routes.is_none() && !root.contains_key("route") {
+        top.missing_section("[[route]]", "a name and an upstream");
+    }
+    let listeners = listeners.unwrap_or_default().into_iter().map(listener).collect();
+    let issuers = issuers.unwrap_or_default().into_iter().map(issuer).collect();
+    let routes = routes.unwrap_or_default().into_iter().map(route).collect();
+    top.finish();
+    File { server, log, listeners, issuers, routes }
+}
+
+fn server(mut s: Section<'_>) -> Server {
+    let server = Server {
+        workers: s.number("workers", 0, 1024, 4),
+        max_connections: s.number("max_connections", 1, 10_000_000, 10_000),
+        max_streams: s.number("max_streams", 0, 10_000_000, 5_000),
+        handshake_timeout: s.duration("handshake_timeout"),
+        request_timeout: s.duration("request_timeout"),
+        max_request_head: s.size("max_request_head"),
+        drain_window: s.duration("drain_window"),
+        drain_timeout: s.duration("drain_timeout"),
+        trusted_proxies: s.texts("trusted_proxies", "[\"10.0.0.0/8\"]"),
+        pid_file: s.text("pid_file", "\"/run/portcullis.pid\""),
+    };
+    s.finish();
+    server
+}
+
+fn log(mut s: Section<'_>) -> Log {
+    let log = Log { level: s.text("level", "\"info\""), format: s.text("format", "\"auto\"") };
+    s.finish();
+    log
+}
+
+fn listener(mut s: Section<'_>) -> Listener {
+    let more = s.table_list("more_certificates", "listener.more_certificates", "more_certificates");
+    let listener = Listener {
+        place: s.place.clone(),
+        name: s.needed("name", "\"public\""),
+        address: s.needed("address", "\"127.0.0.1:8443\""),
+        certificate: s.text("certificate", "\"certs/cert.pem\""),
+        key: s.text("key", "\"certs/key.pem\""),
+        more_certificates: more.into_iter().map(certificate).collect(),
+        plaintext: s.boolean("plaintext"),
+    };
+    s.finish();
+    listener
+}
+
+fn certificate(mut s: Section<'_>) -> Certificate {
+    let pair = Certificate {
+        certificate: s.needed("certificate", "\"certs/other.pem\""),
+        key: s.needed("key", "\"certs/other-key.pem\""),
+    };
+    s.finish();
+    pair
+}
+
+fn issuer(mut s: Section<'_>) -> Issuer {
+    let keys = s.table_list("key", "issuer.key", "[[issuer.key]]");
+    let issuer = Issuer {
+        place: s.place.clone(),
+        name: s.needed("name", "\"default\""),
+        iss: s.text("iss", "\"https://issuer.example\""),
+        aud: s.texts("aud", "[\"chat\"]"),
+        jwks_file: s.text("jwks_file", "\"certs/jwks.json\""),
+        leeway: s.duration("leeway"),
+        skew: s.duration("skew"),
+        require_exp: s.boolean("require_exp"),
+        max_lifetime: s.duration("max_lifetime"),
+        required_claims: s.texts("required_claims", "[\"sub\"]"),
+        has_keys: s.has("key"),
+        keys: keys.into_iter().map(issuer_key).collect(),
+    };
+    s.finish();
+    issuer
+}
+
+fn issuer_key(mut s: Section<'_>) -> IssuerKey {
+    let key = IssuerKey {
+        place: s.place.clone(),
+        algorithm: s.needed("algorithm", "\"HS256\""),
+        secret_file: s.secret_source("secret_file", "\"certs/token.secret\""),
+        secret_env: s.secret_source("secret_env", "\"TOKEN_SECRET\""),
+        pem_file: s.text("pem_file", "\"certs/issuer.pem\""),
+        pem_env: s.text("pem_env", "\"ISSUER_PEM\""),
+        kid: s.text("kid", "\"2026-11\""),
+    };
+    s.finish();
+    key
+}
+
+fn route(mut s: Section<'_>) -> Route {
+    let close = s.table("close", "route.close", "close", CLOSE).map(close).unwrap_or_default();
+    let route = Route {
+        place: s.place.clone(),
+        name: s.needed("name", "\"default\""),
+        hosts: s.texts("hosts", "[\"chat.example.com\"]"),
+        path: s.text("path", "\"/chat\""),
+        upstream: s.needed("upstream", "\"ws://127.0.0.1:9001\""),
+        upstream_ca: s.text("upstream_ca", "\"certs/upstream-ca.pem\""),
+        upstream_name: s.text("upstream_name", "\"service.internal\""),
+        connect_timeout: s.duration("connect_timeout"),
+        response_timeout: s.duration("response_timeout"),
+        issuers: s.texts("issuers", "[\"default\"]"),
+        carriers: s.texts("carriers", "[\"query:access_token\", \"header\"]"),
+        subprotocol_prefix: s.text("subprotocol_prefix", "\"bearer.\""),
+        subprotocol_k8s_prefix: s.text("subprotocol_k8s_prefix", "\"base64url.bearer.authorization.k8s.io.\""),
+        origins: s.texts("origins", "[\"https://app.example.com\"]"),
+        same: s.texts("same", "[\"iss\", \"sub\"]"),
+        host: s.text("host", "\"preserve\""),
+        origin: s.text("origin", "\"preserve\""),
+        forwarded: s.text("forwarded", "\"on\""),
+        strip_prefix: s.boolean("strip_prefix"),
+        strict_path: s.boolean("strict_path"),
+        identity: s.pairs("identity", "{ \"X-User\" = \"sub\" }"),
+        max_streams: s.number("max_streams", 0, 10_000_000, 5_000),
+        max_stream: s.duration("max_stream"),
+        finish_frame: s.duration("finish_frame"),
+        finish_bytes: s.size("finish_bytes"),
+        close_timeout: s.duration("close_timeout"),
+        settle: s.duration("settle"),
+        close,
+    };
+    s.finish();
+    route
+}
+
+fn close(mut s: Section<'_>) -> Close {
+    let mut text = |key, example| s.table(key, "route.close.*", "a close text", example).map(close_text);
+    let close = Close {
+        expired: text("expired", "{ code = 3000, reason = \"token expired\" }"),
+        drain: text("drain", "{ code = 1012, reason = \"service restart\" }"),
+        protocol: text("protocol", "{ code = 1002, reason = \"protocol error\" }"),
+        stream_limit: text("stream_limit", "{ code = 3000, reason = \"stream limit\" }"),
+        upstream_lost: text("upstream_lost", "{ code = 1013, reason = \"upstream lost\" }"),
+    };
+    s.finish();
+    close
+}
+
+fn close_text(mut s: Section<'_>) -> CloseText {
+    let text = CloseText {
+        place: s.place.clone(),
+        code: s.number("code", 0, 65_535, 3000),
+        reason: s.text("reason", "\"token expired\""),
+    };
+    s.finish();
+    text
+}
+
+const CLOSE: &str = "{ drain = { code = 1012, reason = \"service restart\" } }";

@@ -1,0 +1,225 @@
+//! What `[[issuer]]` means: its rules and its keys.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::SigningKey;
+use super::file;
+use super::files::Context;
+use super::problem::{Placed, Problem, nearest};
+use super::server::{duration, name};
+use crate::token::KeyRing;
+use crate::token::keys::{Algorithm, KeyError, is_pem};
+use crate::token::verify::Issuer;
+
+/// The issuers, and the shared secrets among their keys: with these, tokens can be made too.
+pub(super) fn issuers(typed: &[file::Issuer], context: &Context<'_>) -> (Vec<Arc<Issuer>>, Vec<SigningKey>) {
+    let mut names = BTreeMap::new();
+    let mut issuers = Vec::new();
+    let mut signing = Vec::new();
+    for typed in typed {
+        let name: Option<Arc<str>> = name(typed.name.as_ref(), "issuer", &mut names, context).map(Into::into);
+        let keys = keys(typed, name.as_ref(), &mut signing, context);
+        let leeway = tolerance(typed.leeway.as_ref(), "leeway", 0, context);
+        let skew = tolerance(typed.skew.as_ref(), "skew", 5_000, context);
+        let required_claims = texts(typed.required_claims.as_ref(), "required_claims", context);
+        let aud = texts(typed.aud.as_ref(), "aud", context);
+        if let Some(iss) = typed.iss.as_ref().filter(|iss| iss.value.is_empty()) {
+            let problem = Problem::new(&iss.place, "`iss` is empty");
+            context.add(problem.remedy("leave the key out if `iss` is not to be checked"));
+        }
+        let Some(name) = name else { continue };
+        issuers.push(Arc::new(Issuer {
+            name,
+            iss: typed.iss.as_ref().map(|iss| iss.value.clone()),
+            aud,
+            keys,
+            leeway,
+            skew,
+            require_exp: typed.require_exp.as_ref().is_none_or(|require| require.value),
+            max_lifetime: Some(duration(typed.max_lifetime.as_ref(), 24 * 3600 * 1000)).filter(|life| !life.is_zero()),
+            required_claims,
+        }));
+    }
+    (issuers, signing)
+}
+
+fn keys(
+    typed: &file::Issuer,
+    name: Option<&Arc<str>>,
+    signing: &mut Vec<SigningKey>,
+    context: &Context<'_>,
+) -> KeyRing {
+    let mut ring = KeyRing::default();
+    if !typed.has_keys && typed.jwks_file.is_none() {
+        let problem = Problem::new(&typed.place, "[[issuer]] has no key");
+        context.add(problem.remedy("add [[issuer.key]] with algorithm and secret_file or pem_file, or a jwks_file"));
+    }
+    if let Some(file) = &typed.jwks_file
+        && let Some(json) = context.read(file, "the JWK set", "a JWK set (RFC 7517) as the issuer publishes it")
+    {
+        add_jwk_set(&mut ring, &json, file, context);
+    }
+    for key in &typed.keys {
+        context.mask_secret(key.secret_file.as_ref(), key.secret_env.as_ref());
+        add_key(&mut ring, key, name, signing, context);
+    }
+    ring
+}
+
+/// Adds the keys of a set; those that cannot be used are noted.
+fn add_jwk_set(ring: &mut KeyRing, json: &[u8], file: &Placed<String>, context: &Context<'_>) {
+    match ring.add_jwk_set(json) {
+        Ok(report) => {
+            for skipped in report.skipped {
+                let kid = skipped.kid.map_or_else(String::new, |kid| format!(" ({kid})"));
+                let number = skipped.index + 1;
+                context.report.note(format!("{}: key {number}{kid} is not used: {}", file.value, skipped.reason));
+            }
+        }
+        Err(error) => context
+            .add(Problem::new(&file.place, format!("the JWK set cannot be used: {error}")).remedy(
+                "public keys for signatures count: RSA, EC (P-256, P-384) or OKP (Ed25519), each with its alg",
+            )),
+    }
+}
+
+/// Adds one key to the ring; each has an algorithm and exactly one place that it comes from.
+fn add_key(
+    ring: &mut KeyRing,
+    typed: &file::IssuerKey,
+    name: Option<&Arc<str>>,
+    signing: &mut Vec<SigningKey>,
+    context: &Context<'_>,
+) {
+    let Some(algorithm) = &typed.algorithm else { return };
+    let Some(alg) = Algorithm::from_name(&algorithm.value) else {
+        let known = Algorithm::ALL.map(Algorithm::as_str);
+        let remedy = match algorithm.value.to_ascii_lowercase().as_str() {
+            "none" => "tokens without a signature are never accepted".to_owned(),
+            typed => {
+                // A name of another family would steer to another kind of key.
+                let family = known.into_iter().filter(|name| name.to_ascii_lowercase().get(..2) == typed.get(..2));
+                nearest(typed, family).map_or_else(
+                    || format!("known here: {}", known.join(", ")),
+                    |near| format!("did you mean `{near}`?"),
+                )
+            }
+        };
+        let problem = Problem::new(&algorithm.place, format!("`{}` is no algorithm that is known", algorithm.value));
+        context.add(problem.remedy(remedy));
+        return;
+    };
+    let shared = algorithm.value.starts_with("HS");
+    let (wanted, unwanted) = if shared { ("secret", "pem") } else { ("pem", "secret") };
+    let secret = [("secret_file", typed.secret_file.as_ref()), ("secret_env", typed.secret_env.as_ref())];
+    let pem = [("pem_file", typed.pem_file.as_ref()), ("pem_env", typed.pem_env.as_ref())];
+    let (fitting, other) = if shared { (secret, pem) } else { (pem, secret) };
+    for (key, source) in other {
+        let Some(source) = source else { continue };
+        let kind = if shared { "a shared secret" } else { "a public key in PEM" };
+        let problem = Problem::new(&source.place, format!("{} needs {kind}, so `{key}` does not fit", algorithm.value));
+        context.add(
+            problem
+                .other(&algorithm.place, "this algorithm")
+                .remedy(format!("use {wanted}_file or {wanted}_env instead of {unwanted}_*, or another algorithm")),
+        );
+    }
+    let mismatch = other.iter().any(|(_, source)| source.is_some());
+    let source = match fitting {
+        [(_, Some(file)), (_, None)] => Source::File(file),
+        [(_, None), (_, Some(variable))] => Source::Variable(variable),
+        [(_, Some(file)), (_, Some(variable))] => {
+            let problem = Problem::new(&variable.place, "the key comes from a file and from a variable");
+            context.add(problem.other(&file.place, "the file").remedy("keep one of the two"));
+            return;
+        }
+        [(_, None), (_, None)] => {
+            if !mismatch {
+                let problem = Problem::new(&typed.place, format!("[[issuer.key]] has no `{wanted}_file`"));
+                context.add(problem.remedy(format!("{} needs {wanted}_file or {wanted}_env", algorithm.value)));
+            }
+            return;
+        }
+    };
+    let kid = typed.kid.as_ref().map(|kid| kid.value.clone());
+    let mut remedy = "the public key or certificate, PEM, of the kind that the algorithm names";
+    let (place, added) = match (shared, source) {
+        (true, source) => {
+            let Some(secret) = source.secret(context) else { return };
+            remedy = if is_pem(secret.expose()) {
+                "a public key goes to `pem_file`, with RS256, ES256, ..."
+            } else {
+                "`portcullis cert` makes a good secret in certs/token.secret; or: openssl rand -base64 48"
+            };
+            let added = ring.add_secret(alg, kid.clone(), &secret);
+            if let (Ok(()), Some(name)) = (&added, name) {
+                signing.push(SigningKey { issuer: name.clone(), algorithm: alg, kid, secret });
+            }
+            (source.place(), added)
+        }
+        (false, source) => {
+            let Some(pem) = source.pem(context) else { return };
+            (source.place(), ring.add_pem(alg, kid, &pem))
+        }
+    };
+    if let Err(KeyError(text)) = added {
+        let problem = Problem::new(&place.place, format!("the key cannot be used for {}: {text}", algorithm.value));
+        context.add(problem.other(&algorithm.place, "this algorithm").remedy(remedy));
+    }
+}
+
+/// Where a key comes from.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    File(&'a Placed<String>),
+    Variable(&'a Placed<String>),
+}
+
+impl<'a> Source<'a> {
+    fn place(self) -> &'a Placed<String> {
+        match self {
+            Self::File(typed) | Self::Variable(typed) => typed,
+        }
+    }
+
+    fn secret(self, context: &Context<'_>) -> Option<crate::secret::Secret> {
+        match self {
+            Self::File(file) => context.secret_file(file),
+            Self::Variable(name) => {
+                context.variable(name).map(|text| crate::secret::Secret::new(text.as_bytes().to_vec()))
+            }
+        }
+    }
+
+    fn pem(self, context: &Context<'_>) -> Option<Vec<u8>> {
+        match self {
+            Self::File(file) => context.read(file, "the key", "ask the issuer for its public key"),
+            Self::Variable(name) => context.variable(name).map(|text| text.as_bytes().to_vec()),
+        }
+    }
+}
+
+/// A tolerance of at most 5 min.
+fn tolerance(typed: Option<&Placed<Duration>>, key: &str, default: u64, context: &Context<'_>) -> Duration {
+    if let Some(typed) = typed.filter(|typed| typed.value > LARGEST_TOLERANCE) {
+        let problem = Problem::new(&typed.place, format!("`{key}` is more than 5m"));
+        context.add(problem.remedy("clocks that are further apart want NTP, not tolerance"));
+    }
+    duration(typed, default)
+}
+
+/// A list of claims or values, none of them empty.
+fn texts(typed: Option<&Placed<Vec<Placed<String>>>>, key: &str, context: &Context<'_>) -> Vec<String> {
+    let mut texts = Vec::new();
+    for typed in typed.iter().flat_map(|list| &list.value) {
+        if typed.value.is_empty() {
+            context.add(Problem::new(&typed.place, format!("an empty string in `{key}`")));
+        }
+        texts.push(typed.value.clone());
+    }
+    texts
+}
+
+const LARGEST_TOLERANCE: Duration = Duration::from_secs(300);
