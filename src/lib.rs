@@ -45,3 +45,5 @@ pub mod backend;
 pub mod client;
 // What was typed (TOML, environment) and what it means; all problems at once.
 pub mod config;
+// Build, run, reload, drain: the only place that knows all parts.
+pub mod app;
