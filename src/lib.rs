@@ -47,3 +47,5 @@ pub mod client;
 pub mod config;
 // Build, run, reload, drain: the only place that knows all parts.
 pub mod app;
+// The whole exchange in one process, for a person to watch.
+pub mod demo;
