@@ -49,3 +49,5 @@ pub mod config;
 pub mod app;
 // The whole exchange in one process, for a person to watch.
 pub mod demo;
+// The verbs of the command line.
+pub mod cli;

@@ -1,0 +1,5 @@
+//! `portcullis`: parse, call, exit code.
+
+fn main() -> std::process::ExitCode {
+    portcullis::cli::main()
+}
