@@ -1,0 +1,143 @@
+//! Programs that are not ours, driven by lines of their standard input and output: browsers, clients, services.
+//! `make test` installs them under `target/real/`.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+
+use super::within;
+
+/// How long a browser may take to start on a machine that is busy.
+const START: Duration = Duration::from_secs(60);
+
+/// A running program; it is killed when dropped.
+pub struct Program {
+    name: String,
+    child: Child,
+    input: ChildStdin,
+    lines: mpsc::UnboundedReceiver<String>,
+    _folder: Option<TempDir>,
+}
+
+impl Program {
+    /// The FastAPI service under uvicorn, and where it listens.
+    pub async fn fastapi(secret: &Path) -> (Self, String) {
+        let mut command = python("fastapi_service.py");
+        command.env("TOKEN_SECRET_FILE", secret);
+        let mut service = Self::spawn("uvicorn", command, None);
+        let line = service.line().await;
+        let address = line.strip_prefix("listening ").expect("its address").to_owned();
+        (service, format!("ws://{address}"))
+    }
+
+    /// A client: Python's `websockets`.
+    pub async fn python_client(authority: &Path) -> Self {
+        let mut command = python("client.py");
+        command.arg(authority);
+        Self::ready(Self::spawn("websockets", command, None)).await
+    }
+
+    /// A client: npm's `ws`.
+    pub async fn node_client(authority: &Path) -> Self {
+        let mut command = node("client.cjs");
+        command.arg(authority);
+        Self::ready(Self::spawn("ws", command, None)).await
+    }
+
+    /// A browser without a window, `chromium` or `firefox`, that trusts `authority`.
+    pub async fn browser(kind: &str, authority: &Path) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut command = node("browser.cjs");
+        command.arg(kind).arg(folder.path()).arg(authority);
+        Self::ready(Self::spawn(kind, command, Some(folder))).await
+    }
+
+    /// Runs `command`, its standard input and output on pipes.
+    pub fn spawn(name: &str, mut command: Command, folder: Option<TempDir>) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{name}: {error}; run `make test`"));
+        let input = child.stdin.take().expect("input");
+        let output = BufReader::new(child.stdout.take().expect("output"));
+        let (sender, lines) = mpsc::unbounded_channel();
+        std::thread::spawn(move || output.lines().map_while(Result::ok).all(|line| sender.send(line).is_ok()));
+        Self { name: name.to_owned(), child, input, lines, _folder: folder }
+    }
+
+    /// The next line that it prints.
+    pub async fn line(&mut self) -> String {
+        let line = within(START, &self.name, self.lines.recv()).await;
+        line.unwrap_or_else(|| panic!("{} has left", self.name))
+    }
+
+    /// Sends a request and gives the whole answer.
+    pub async fn ask(&mut self, request: &Value) -> Value {
+        writeln!(self.input, "{request}").expect("its input");
+        serde_json::from_str(&self.line().await).expect("JSON")
+    }
+
+    /// Sends a request that must succeed and gives its value.
+    pub async fn call(&mut self, request: Value) -> Value {
+        let mut answer = self.ask(&request).await;
+        match answer.get_mut("value") {
+            Some(value) => value.take(),
+            None => panic!("{}: {request}: {answer}", self.name),
+        }
+    }
+
+    /// Evaluates an expression in a browser's page.
+    pub async fn eval(&mut self, expression: &str) -> Value {
+        self.call(json!({"eval": expression})).await
+    }
+
+    async fn ready(mut program: Self) -> Self {
+        let line = program.line().await;
+        assert!(line.contains("ready"), "{}: {line}", program.name);
+        program
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // SIGTERM first: a browser's driver takes its whole process group along.
+        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+        for _ in 0..200 {
+            if matches!(self.child.try_wait(), Ok(Some(_))) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Where `make test` has installed things.
+pub fn installed(name: &str) -> PathBuf {
+    let path = root().join("target/real").join(name);
+    assert!(path.exists(), "{} is not there: run `make test`", path.display());
+    path
+}
+
+/// The root of the repository.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn python(script: &str) -> Command {
+    let mut command = Command::new(installed("venv/bin/python"));
+    command.arg("-u").arg(root().join("tests/real").join(script));
+    command
+}
+
+fn node(script: &str) -> Command {
+    let mut command = Command::new("node");
+    command.arg(root().join("tests/real").join(script)).env("NODE_PATH", installed("node_modules"));
+    command
+}
