@@ -1,0 +1,49 @@
+# `make test` runs every test, also those with real parts: FastAPI under uvicorn, clients in Python and Node, Chromium,
+# Firefox, a clock that is stepped. What they need is installed first (Debian packages as root; Python and npm packages
+# under target/real/). `cargo test` runs everything that needs only a Rust toolchain and a C compiler.
+.POSIX:
+
+REAL = target/real
+
+.PHONY: test quick check doc autobahn bench micro instructions real clean-real
+
+test: real
+	cargo test --locked --features real,bench
+
+quick:
+	cargo test --locked
+
+check:
+	cargo fmt --all -- --check
+	cargo clippy --locked --all-targets --all-features -- -D warnings
+
+doc:
+	RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps
+
+# Autobahn|Testsuite through the gateway. AUTOBAHN=FOLDER names a folder where `wstest` is, or is to be set up.
+autobahn:
+	cargo build --locked --release
+	tests/real/autobahn.sh
+
+# The gateway beside HAProxy and nginx (docs/performance.md). Two builds: with the load generator's own dependencies the
+# gateway would get another runtime than it is shipped with.
+ROUNDS = 5
+SECONDS = 2
+bench:
+	cargo build --locked --release --bin portcullis
+	cargo build --locked --release --features bench --example load
+	benches/compare.py --rounds $(ROUNDS) --seconds $(SECONDS)
+
+# Single parts of the data path, by time and by instructions.
+micro:
+	cargo bench --locked --features bench --bench scan --bench verify --bench relay
+
+instructions:
+	benches/instructions.sh
+
+# What the tests with real parts need.
+real:
+	@tests/real/install.sh $(REAL)
+
+clean-real:
+	rm -rf $(REAL)
