@@ -1,0 +1,179 @@
+//! The way to the proxy: TCP, TLS 1.3 if it is asked for, and the upgrade with a token in the query.
+
+use std::cell::Cell;
+use std::net::Ipv4Addr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use std::{io, mem};
+
+use anyhow::{Context as _, ensure};
+use portcullis::clock::Clock;
+use portcullis::issuer::mint::{Mint, MintKey};
+use portcullis::secret::Secret;
+use portcullis::token::keys::Algorithm;
+use rustls::client::Resumption;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::peer::Peer;
+
+/// How long a connection may take to be upgraded.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Tokens that are made before a run and used in turn.
+const TOKENS: usize = 500;
+
+/// Where connections go.
+pub struct Endpoint {
+    port: u16,
+    tls: Option<TlsConnector>,
+    name: ServerName<'static>,
+    tokens: Vec<String>,
+    next: Cell<usize>,
+}
+
+impl Endpoint {
+    /// The proxy on 127.0.0.1:`port`; with TLS if there is a CA (PEM) to trust.
+    ///
+    /// TLS is 1.3 with one suite and one key exchange, so that all proxies do the same work.
+    pub fn new(port: u16, ca: Option<&[u8]>, resume: bool, tokens: Vec<String>) -> anyhow::Result<Self> {
+        let name = ServerName::try_from("localhost")?;
+        let tls = ca.map(|pem| tls(pem, resume)).transpose()?;
+        Ok(Self { port, tls, name, tokens, next: Cell::new(0) })
+    }
+
+    /// A stream that has been upgraded at `path` (which may hold a query), read `capacity` bytes at a time.
+    pub async fn open(&self, path: &str, capacity: usize) -> anyhow::Result<Peer<Link>> {
+        tokio::time::timeout(PATIENCE, self.connect(path, capacity)).await.context("no upgrade in time")?
+    }
+
+    async fn connect(&self, path: &str, capacity: usize) -> anyhow::Result<Peer<Link>> {
+        let tcp = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await.context("connect")?;
+        tcp.set_nodelay(true)?;
+        let link = match &self.tls {
+            None => Link::Tcp(tcp),
+            Some(tls) => Link::Tls(Box::new(tls.connect(self.name.clone(), tcp).await.context("TLS")?)),
+        };
+        let mut peer = Peer::new(link, capacity.max(4096));
+        peer.send(self.request(path).as_bytes()).await.context("upgrade")?;
+        let answer = peer.receive_http().await.context("upgrade")?;
+        let status = answer.lines().next().unwrap_or_default();
+        ensure!(status.starts_with("HTTP/1.1 101 "), "the upgrade was answered with {status:?}");
+        let accept = answer.lines().any(|line| {
+            line.split_once(':').is_some_and(|(name, value)| {
+                name.eq_ignore_ascii_case("sec-websocket-accept") && value.trim() == ACCEPT
+            })
+        });
+        ensure!(accept, "the upgrade was answered with another Sec-WebSocket-Accept");
+        Ok(peer)
+    }
+
+    fn request(&self, path: &str) -> String {
+        let at = self.next.get();
+        self.next.set(at.wrapping_add(1));
+        let joint = if path.contains('?') { '&' } else { '?' };
+        let token = match at.checked_rem(self.tokens.len()).and_then(|at| self.tokens.get(at)) {
+            Some(token) => format!("{joint}access_token={token}"),
+            None => String::new(),
+        };
+        format!(
+            "GET {path}{token} HTTP/1.1\r\nHost: localhost:{}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n",
+            self.port
+        )
+    }
+}
+
+/// The example of RFC 6455, section 1.3.
+const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+/// What it is answered with.
+pub const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+fn tls(ca: &[u8], resume: bool) -> anyhow::Result<TlsConnector> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(ca) {
+        roots.add(certificate?)?;
+    }
+    let provider = CryptoProvider {
+        cipher_suites: vec![aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256],
+        kx_groups: vec![aws_lc_rs::kx_group::X25519],
+        ..aws_lc_rs::default_provider()
+    };
+    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    if !resume {
+        config.resumption = Resumption::disabled();
+    }
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+/// Tokens for one run, each with an hour to live: from a shared secret (a newline at its end is not part of it) or a
+/// private key in PEM.
+pub fn tokens(algorithm: &str, mut key: Vec<u8>) -> anyhow::Result<Vec<String>> {
+    let algorithm = Algorithm::from_name(algorithm).with_context(|| format!("{algorithm} is no algorithm"))?;
+    let key = if key.starts_with(b"-----BEGIN") {
+        MintKey::from_pem(algorithm, None, &key)?
+    } else {
+        key.truncate(key.trim_ascii_end().len());
+        MintKey::from_secret(algorithm, None, &Secret::new(mem::take(&mut key)))?
+    };
+    let mut claims = serde_json::Map::new();
+    claims.insert("iss".into(), ISSUER.into());
+    claims.insert("aud".into(), "ws".into());
+    let mint = Mint::new(key, claims, Duration::from_secs(3600));
+    let now = Clock::system().now();
+    (0..TOKENS)
+        .map(|at| Ok(mint.sign_subject(&format!("user-{at}"), now)?.token.expose().to_owned()))
+        .collect::<anyhow::Result<_>>()
+}
+
+/// The `iss` of every token.
+const ISSUER: &str = "https://issuer.test";
+
+/// TLS or not.
+pub enum Link {
+    Tls(Box<TlsStream<TcpStream>>),
+    Tcp(TcpStream),
+}
+
+impl AsyncRead for Link {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Link {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

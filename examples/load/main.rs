@@ -1,0 +1,211 @@
+//! Load on a WebSocket proxy of this machine, and what that costs the proxy: `cargo run --example load -- --help`.
+//!
+//! It talks to any proxy (or straight to its own `backend`) on 127.0.0.1, over TLS 1.3 or plain, compares every byte
+//! that comes back, and prints one line of JSON. Costs are the CPU time and the memory of the processes that are named,
+//! their children included; so proxies of any make can be put side by side (`benches/compare.py`).
+//!
+//! Every run is bounded: in time, in messages, in connections, and in how long it waits for anything.
+
+mod backend;
+mod endpoint;
+mod frame;
+mod histogram;
+mod idle;
+mod peer;
+mod run;
+mod usage;
+mod verbs;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use tokio::task::LocalSet;
+
+/// Load on a WebSocket proxy of this machine; one line of JSON tells what happened and what it cost.
+#[derive(Parser)]
+#[command(name = "load")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Closed loop: each connection has one message under way at a time.
+    Echo {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        bounds: Bounds,
+        /// Bytes of a message.
+        #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+        size: u32,
+        /// Connections.
+        #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        connections: u32,
+    },
+    /// Open loop: messages are due at a fixed rate, and latency counts from when each was due.
+    Rate {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        bounds: Bounds,
+        /// Bytes of a message.
+        #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+        size: u32,
+        /// Messages a second, over all connections.
+        #[arg(long, default_value_t = 3000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        rate: u32,
+        /// Connections.
+        #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        connections: u32,
+    },
+    /// The backend sends as fast as it is read.
+    Flood {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        bounds: Bounds,
+        /// Bytes of a message.
+        #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+        size: u32,
+        /// Connections.
+        #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        connections: u32,
+    },
+    /// Connect, TLS, upgrade with a token, Close, again.
+    Handshake {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        bounds: Bounds,
+        /// Connections at a time.
+        #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+        connections: u32,
+    },
+    /// Streams that say nothing: memory of the proxy for each, and its CPU while nothing happens.
+    Idle {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        bounds: Bounds,
+        /// Streams.
+        #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=60_000))]
+        streams: u32,
+        /// Bytes of the message that each stream echoes once before it falls silent; 0 for none.
+        #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=16_777_216))]
+        touch: u32,
+    },
+    /// A plain WebSocket service that costs little: echoes; a request for /flood?size=N is sent messages instead.
+    Backend {
+        /// Port on 127.0.0.1.
+        #[arg(long)]
+        port: u16,
+        /// Ends by itself after this many seconds.
+        #[arg(long, default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+        seconds: u64,
+    },
+}
+
+/// The proxy, and what it asks of its clients.
+#[derive(Args)]
+struct Target {
+    /// Port of the proxy on 127.0.0.1.
+    #[arg(long)]
+    port: u16,
+    /// The CA that signed the proxy's certificate (PEM); without it there is no TLS.
+    #[arg(long)]
+    ca: Option<PathBuf>,
+    /// The secret (HS256) or private key (PEM) that tokens are signed with; without it there is no token.
+    #[arg(long)]
+    key: Option<PathBuf>,
+    /// How tokens are signed: HS256, ES256 or RS256.
+    #[arg(long, default_value = "HS256")]
+    algorithm: String,
+    /// Resume TLS sessions instead of a full handshake each time.
+    #[arg(long)]
+    resume: bool,
+}
+
+/// How long, how much, and whose costs.
+#[derive(Args)]
+struct Bounds {
+    /// Seconds that are measured, after a short warm-up.
+    #[arg(long, default_value_t = 2.0, value_parser = seconds)]
+    seconds: f64,
+    /// Ends early after this many messages (or handshakes).
+    #[arg(long, default_value_t = 100_000_000)]
+    count: u64,
+    /// A process whose CPU time and memory is reported, its children included; may be given more than once.
+    #[arg(long)]
+    pid: Vec<u32>,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (report, errors) = LocalSet::new().block_on(&runtime, run(cli.verb))?;
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    if !report.is_null() {
+        println!("{report}");
+    }
+    Ok(if errors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The report of one verb, and its number of errors.
+async fn run(verb: Verb) -> anyhow::Result<(serde_json::Value, u64)> {
+    match verb {
+        Verb::Echo { target, bounds, size, connections } => {
+            verbs::echo(target.endpoint()?, &bounds.plan(), size as usize, connections).await
+        }
+        Verb::Rate { target, bounds, size, rate, connections } => {
+            verbs::rate(target.endpoint()?, &bounds.plan(), size as usize, rate, connections).await
+        }
+        Verb::Flood { target, bounds, size, connections } => {
+            verbs::flood(target.endpoint()?, &bounds.plan(), size as usize, connections).await
+        }
+        Verb::Handshake { target, bounds, connections } => {
+            verbs::handshake(target.endpoint()?, &bounds.plan(), connections).await
+        }
+        Verb::Idle { target, bounds, streams, touch } => {
+            idle::idle(target.endpoint()?, &bounds.plan(), streams, touch as usize).await
+        }
+        Verb::Backend { port, seconds } => {
+            backend::serve(port, Duration::from_secs(seconds)).await?;
+            Ok((serde_json::Value::Null, 0))
+        }
+    }
+}
+
+impl Target {
+    fn endpoint(&self) -> anyhow::Result<endpoint::Endpoint> {
+        let read = |path: &PathBuf| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+        let ca = self.ca.as_ref().map(read).transpose()?;
+        let key = self.key.as_ref().map(read).transpose()?;
+        let tokens = match key {
+            Some(key) => endpoint::tokens(&self.algorithm, key)?,
+            None => Vec::new(),
+        };
+        endpoint::Endpoint::new(self.port, ca.as_deref(), self.resume, tokens)
+    }
+}
+
+impl Bounds {
+    fn plan(&self) -> run::Plan {
+        run::Plan {
+            window: Duration::from_secs_f64(self.seconds),
+            most: self.count.max(1),
+            processes: self.pid.clone(),
+        }
+    }
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.1..=600.0).contains(&seconds) => Ok(seconds),
+        _ => Err("0.1 to 600 seconds".into()),
+    }
+}
