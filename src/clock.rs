@@ -4,6 +4,7 @@
 //! and the earlier one ends it, so a step of the wall clock or a suspend never lengthens a stream. Everything below the
 //! runtime takes a [`Now`] as an argument; nothing else may call `Instant::now` or `SystemTime::now`.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -38,64 +39,83 @@ pub fn humane(span: Duration) -> String {
     parts.join(" ")
 }
 
-/// A point of wall time: the time since 1970-01-01T00:00:00Z, leap seconds ignored.
+/// A point of wall time: the time since 1970-01-01T00:00:00Z, leap seconds ignored. To the nanosecond, until 2554; what
+/// is further away counts as that.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Wall(Duration);
+pub struct Wall(u64);
 
 impl Wall {
     /// The point `since_epoch` after 1970-01-01T00:00:00Z.
     pub const fn from_epoch(since_epoch: Duration) -> Self {
-        Self(since_epoch)
+        Self(nanos(since_epoch))
     }
 
     /// Time since 1970-01-01T00:00:00Z.
     pub const fn since_epoch(self) -> Duration {
-        self.0
+        Duration::from_nanos(self.0)
     }
 
     /// Whole seconds since the epoch, as JWT claims count them.
     pub const fn as_secs(self) -> u64 {
-        self.0.as_secs()
+        self.0 / NANOS
     }
 
     /// `self + by`, at most the largest value: never wraps, never panics.
     #[must_use]
     pub const fn saturating_add(self, by: Duration) -> Self {
-        Self(self.0.saturating_add(by))
+        Self(self.0.saturating_add(nanos(by)))
     }
 
     /// How long from `earlier` to `self`; zero if `earlier` is the later one.
     pub const fn saturating_since(self, earlier: Self) -> Duration {
-        self.0.saturating_sub(earlier.0)
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 }
 
-/// A point of monotonic time: the time since the clock was made. It stands still while the machine is suspended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Mono(Duration);
+/// A point of monotonic time: the time since the clock was made, to the nanosecond, up to 584 years. It stands still
+/// while the machine is suspended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mono(
+    /// One more than the nanoseconds since the origin, so that an `Option<Mono>`, of which a stream has many, is no larger.
+    NonZeroU64,
+);
 
 impl Mono {
     /// The point `since_origin` after the clock was made.
     pub const fn from_origin(since_origin: Duration) -> Self {
-        Self(since_origin)
+        Self(NonZeroU64::MIN.saturating_add(nanos(since_origin)))
     }
 
     /// Time since the clock was made.
     pub const fn since_origin(self) -> Duration {
-        self.0
+        Duration::from_nanos(self.0.get() - 1)
     }
 
     /// `self + by`, at most the largest value: never wraps, never panics.
     #[must_use]
     pub const fn saturating_add(self, by: Duration) -> Self {
-        Self(self.0.saturating_add(by))
+        Self(self.0.saturating_add(nanos(by)))
     }
 
     /// How long from `earlier` to `self`; zero if `earlier` is the later one.
     pub const fn saturating_since(self, earlier: Self) -> Duration {
-        self.0.saturating_sub(earlier.0)
+        Duration::from_nanos(self.0.get().saturating_sub(earlier.0.get()))
     }
 }
+
+impl Default for Mono {
+    fn default() -> Self {
+        Self(NonZeroU64::MIN)
+    }
+}
+
+/// The whole of `span` in nanoseconds, at most the largest number.
+const fn nanos(span: Duration) -> u64 {
+    span.as_secs().saturating_mul(NANOS).saturating_add(span.subsec_nanos() as u64)
+}
+
+/// Nanoseconds in a second.
+const NANOS: u64 = 1_000_000_000;
 
 /// Both clocks, read together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -135,11 +155,9 @@ impl Clock {
     /// Reads both clocks.
     #[allow(clippy::disallowed_methods)] // the one place that reads the clocks
     pub fn now(&self) -> Now {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let wall = nanos(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
         let shift = self.0.wall_shift.load(Ordering::Relaxed);
-        let by = Duration::from_nanos(shift.unsigned_abs());
-        let wall = if shift < 0 { wall.saturating_sub(by) } else { wall.saturating_add(by) };
-        Now { wall: Wall(wall), mono: Mono(self.0.origin.elapsed()) }
+        Now { wall: Wall(wall.saturating_add_signed(shift)), mono: Mono::from_origin(self.0.origin.elapsed()) }
     }
 
     /// The runtime's instant for a monotonic point, for arming timers. Points further than ten years away are moved
@@ -240,7 +258,10 @@ mod tests {
 
     #[test]
     fn a_step_either_way_is_seen_and_slewing_is_not() {
-        let start = Now { wall: Wall(Duration::from_secs(1_000_000)), mono: Mono(Duration::from_secs(5)) };
+        let start = Now {
+            wall: Wall::from_epoch(Duration::from_secs(1_000_000)),
+            mono: Mono::from_origin(Duration::from_secs(5)),
+        };
         let mut steps = StepDetector::new(start);
         let second = start.after(Duration::from_secs(1));
         assert!(!steps.stepped(second));
@@ -251,14 +272,14 @@ mod tests {
         ahead.wall = ahead.wall.saturating_add(Duration::from_secs(3600));
         assert!(steps.stepped(ahead));
         let mut back = ahead.after(Duration::from_secs(1));
-        back.wall = Wall(back.wall.since_epoch().saturating_sub(Duration::from_secs(3600)));
+        back.wall = Wall::from_epoch(back.wall.since_epoch().saturating_sub(Duration::from_secs(3600)));
         assert!(steps.stepped(back));
         assert!(!steps.stepped(back.after(Duration::from_secs(1))));
     }
 
     #[test]
     fn many_small_steps_are_seen_as_one() {
-        let mut now = Now { wall: Wall(Duration::from_secs(1_000_000)), mono: Mono::default() };
+        let mut now = Now { wall: Wall::from_epoch(Duration::from_secs(1_000_000)), mono: Mono::default() };
         let mut steps = StepDetector::new(now);
         let seen = (0..10).filter(|_| {
             now = now.after(Duration::from_secs(1));
@@ -269,9 +290,23 @@ mod tests {
     }
 
     #[test]
+    fn no_point_of_time_is_too_far_away() {
+        let longest = Duration::from_nanos(u64::MAX);
+        assert_eq!(Wall::from_epoch(Duration::MAX).since_epoch(), longest);
+        assert_eq!(Mono::from_origin(Duration::MAX).saturating_add(Duration::MAX), Mono::from_origin(longest));
+        assert_eq!(Mono::default().saturating_since(Mono::from_origin(longest)), Duration::ZERO);
+        assert_eq!(Wall::default().saturating_add(Duration::MAX).as_secs(), u64::MAX / 1_000_000_000);
+        let exact = Duration::new(1_763_799_000, 123_456_789);
+        assert_eq!(Wall::from_epoch(exact).since_epoch(), exact);
+        assert_eq!(Mono::from_origin(exact).since_origin(), exact);
+        assert_eq!(Mono::default().since_origin(), Duration::ZERO);
+        assert_eq!(size_of::<Option<Mono>>(), size_of::<u64>());
+    }
+
+    #[test]
     fn far_deadlines_do_not_overflow_the_runtime_clock() {
         let clock = Clock::system();
-        let far = clock.instant(Mono(Duration::MAX));
-        assert!(far > clock.instant(Mono(Duration::from_secs(1))));
+        let far = clock.instant(Mono::from_origin(Duration::MAX));
+        assert!(far > clock.instant(Mono::from_origin(Duration::from_secs(1))));
     }
 }
