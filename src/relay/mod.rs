@@ -104,20 +104,13 @@ impl<D: Wire, U: Wire> Relay<D, U> {
             self.stream.on_signal(signal, now);
         }
         for _ in 0..ROUNDS {
-            let before = self.stream;
+            // A stream that passes frames both ways, before and after, has not changed; others are compared.
+            let before = (!self.stream.is_calm()).then_some(self.stream);
             self.deliver(cx, now);
-            self.downstream.pump(
-                &mut self.upstream,
-                &mut Judged { stream: &mut self.stream, clock: &self.clock, now },
-                cx,
-                scratch,
-            );
-            self.upstream.pump(
-                &mut self.downstream,
-                &mut Judged { stream: &mut self.stream, clock: &self.clock, now },
-                cx,
-                scratch,
-            );
+            let Self { stream, clock, downstream, upstream, .. } = self;
+            let mut judged = Judged { stream, clock, now, stale: false };
+            downstream.pump(upstream, &mut judged, cx, scratch);
+            upstream.pump(downstream, &mut judged, cx, scratch);
             self.deliver(cx, now);
             if self.stream.is_over() {
                 return Poll::Ready(self.leave(cx));
@@ -126,7 +119,7 @@ impl<D: Wire, U: Wire> Relay<D, U> {
                 now = self.clock.now();
                 self.stream.on_time(now);
                 self.look_at_blocked(now);
-            } else if self.stream == before {
+            } else if before.map_or(self.stream.is_calm(), |before| self.stream == before) {
                 return Poll::Pending;
             }
         }
@@ -137,6 +130,9 @@ impl<D: Wire, U: Wire> Relay<D, U> {
     /// Sends what is due to either side: a Close, the FIN, a reset; and whatever is still on its way.
     fn deliver(&mut self, cx: &mut Context<'_>, now: Now) {
         let Self { stream, downstream, upstream, codes, told_client, .. } = self;
+        if stream.is_calm() && !downstream.has_unsent() && !upstream.has_unsent() {
+            return;
+        }
         deliver_to(downstream, upstream, stream, now, cx, |farewell| match farewell {
             Farewell::Cause(reason) => {
                 let text = codes.downstream(reason);

@@ -29,6 +29,18 @@ pub(super) struct Judged<'a> {
     pub(super) stream: &'a mut Stream,
     pub(super) clock: &'a Clock,
     pub(super) now: Now,
+    /// A chunk has been moved since the clock was read.
+    pub(super) stale: bool,
+}
+
+impl Judged<'_> {
+    /// For the next chunk.
+    fn refresh(&mut self) {
+        if self.stale {
+            self.now = self.clock.now();
+        }
+        self.stale = true;
+    }
 }
 
 /// Why bytes were left over.
@@ -80,6 +92,11 @@ impl<W: Wire> Leg<W> {
         self.pending = Vec::new();
     }
 
+    /// Whether anything for this side is on its way, and not yet the kernel's.
+    pub(super) fn has_unsent(&self) -> bool {
+        !self.outbox.is_empty() || self.wire.as_ref().is_some_and(Wire::unsent)
+    }
+
     /// Puts bytes in line for this side.
     pub(super) fn enqueue(&mut self, bytes: &[u8]) {
         self.outbox.extend_from_slice(bytes);
@@ -108,7 +125,7 @@ impl<W: Wire> Leg<W> {
             match wire.poll_chunk(cx, scratch) {
                 Poll::Pending => return,
                 Poll::Ready(Ok(read)) if read > 0 => {
-                    judged.now = judged.clock.now();
+                    judged.refresh();
                     let chunk = self.join_held(scratch, read);
                     let (used, left) = self.feed(chunk, to, judged, cx);
                     self.keep(chunk.get(used..).unwrap_or_default(), left);

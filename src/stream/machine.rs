@@ -156,6 +156,11 @@ impl Stream {
         self.reason
     }
 
+    /// Whether frames pass both ways and nothing is due to either side: how a stream spends its life.
+    pub fn is_calm(&self) -> bool {
+        [&self.downstream, &self.upstream].into_iter().all(|half| half.out == Out::Open && half.r#in == In::Open)
+    }
+
     /// Whether both sides are done with.
     pub fn is_over(&self) -> bool {
         self.over || (self.downstream.over() && self.upstream.over())
