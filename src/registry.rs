@@ -5,13 +5,16 @@
 //! drain, to recheck after a step of the clock), and by the relay (to take its signals).
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Context;
 
 use futures_util::task::AtomicWaker;
 
+use crate::secret::Fingerprint;
 use crate::stream::Signal;
+use crate::telemetry::StreamLine;
 use crate::token::Principal;
 
 /// What is known of a live stream.
@@ -19,10 +22,14 @@ use crate::token::Principal;
 pub struct Entry {
     /// The route's name.
     pub route: Arc<str>,
+    /// The client's address.
+    pub peer: SocketAddr,
     /// Who the stream belongs to.
     pub principal: Principal,
     /// `jti` of its present token.
-    pub jti: Option<String>,
+    pub jti: Option<Box<str>>,
+    /// Short hash of its present token.
+    pub token: Fingerprint,
 }
 
 /// How many streams there may be; `None` for no limit.
@@ -60,12 +67,10 @@ struct Place {
     mailbox: Mailbox,
 }
 
-/// Signals that wait for a stream. At most one of each kind waits, so it is bounded.
+/// Signals that wait for a stream, at most one of each kind: a bit for each. Read by the stream on every poll.
 #[derive(Debug, Default)]
 struct Mailbox {
-    /// Set after a signal was put in; read by the stream on every poll without a lock.
-    full: AtomicBool,
-    signals: Mutex<Vec<Signal>>,
+    signals: AtomicU8,
     waker: AtomicWaker,
 }
 
@@ -136,12 +141,7 @@ impl Registry {
 
 impl Mailbox {
     fn put(&self, signal: Signal) {
-        let mut signals = lock(&self.signals);
-        if !signals.contains(&signal) {
-            signals.push(signal);
-        }
-        drop(signals);
-        self.full.store(true, Ordering::Release);
+        self.signals.fetch_or(1 << signal as u8, Ordering::Release);
         self.waker.wake();
     }
 }
@@ -160,15 +160,28 @@ impl Guard {
         self.id
     }
 
-    /// Takes the signals that wait, and has the task woken by the next one.
-    pub fn poll_signals(&self, cx: &mut Context<'_>) -> Vec<Signal> {
+    /// What the stream's lines in the log say of it.
+    pub fn line(&self) -> StreamLine<'_> {
+        let Entry { route, peer, principal, jti, token } = &self.place.entry;
+        StreamLine {
+            stream: self.id,
+            route,
+            peer: *peer,
+            jti: jti.as_deref(),
+            token: *token,
+            principal: principal.fingerprint(),
+        }
+    }
+
+    /// Takes the signals that wait, the gravest first, and has the task woken by the next one.
+    pub fn poll_signals(&self, cx: &mut Context<'_>) -> impl Iterator<Item = Signal> + use<> {
         let mailbox = &self.place.mailbox;
         mailbox.waker.register(cx.waker());
-        if mailbox.full.swap(false, Ordering::AcqRel) {
-            std::mem::take(&mut *lock(&mailbox.signals))
-        } else {
-            Vec::new()
-        }
+        let waiting = match mailbox.signals.load(Ordering::Relaxed) {
+            0 => 0,
+            _ => mailbox.signals.swap(0, Ordering::Acquire),
+        };
+        Signal::ALL.into_iter().filter(move |signal| waiting & (1 << *signal as u8) != 0)
     }
 }
 
@@ -197,7 +210,13 @@ mod tests {
     use super::*;
 
     fn entry(route: &str) -> Entry {
-        Entry { route: route.into(), principal: Principal::new(vec!["x".into()]), jti: None }
+        Entry {
+            route: route.into(),
+            peer: ([192, 0, 2, 1], 1).into(),
+            principal: Principal::new(&["x".into()]),
+            jti: None,
+            token: crate::secret::fingerprint(b"x"),
+        }
     }
 
     #[test]
@@ -225,10 +244,12 @@ mod tests {
         assert_eq!(registry.signal_where(|entry| &*entry.route == "a", Signal::Drain), 1);
         registry.signal_all(Signal::Recheck);
         registry.signal_all(Signal::Recheck);
-        assert_eq!(a.poll_signals(&mut cx), [Signal::Drain, Signal::Recheck]);
-        assert_eq!(a.poll_signals(&mut cx), []);
-        assert_eq!(b.poll_signals(&mut cx), [Signal::Recheck]);
+        let mut heard = |guard: &Guard| guard.poll_signals(&mut cx).collect::<Vec<_>>();
+        assert_eq!(heard(&a), [Signal::Drain, Signal::Recheck]);
+        assert_eq!(heard(&a), []);
+        assert_eq!(heard(&b), [Signal::Recheck]);
+        registry.signal_all(Signal::Drain);
         assert!(registry.signal(b.id(), Signal::Revoke));
-        assert_eq!(b.poll_signals(&mut cx), [Signal::Revoke]);
+        assert_eq!(heard(&b), [Signal::Revoke, Signal::Drain], "the gravest first");
     }
 }

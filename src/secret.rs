@@ -52,7 +52,7 @@ impl Token {
 
     /// The first eight bytes of the token's SHA-256 in hexadecimal: enough to find a token in two logs, too little to
     /// learn anything of it.
-    pub fn fingerprint(&self) -> String {
+    pub fn fingerprint(&self) -> Fingerprint {
         fingerprint(self.0.as_bytes())
     }
 }
@@ -63,15 +63,38 @@ impl fmt::Debug for Token {
     }
 }
 
-/// The first eight bytes of the SHA-256 of `bytes`, in hexadecimal.
-pub fn fingerprint(bytes: &[u8]) -> String {
-    use fmt::Write as _;
-    let mut text = String::with_capacity(16);
-    for byte in digest(&SHA256, bytes).as_ref().iter().take(8) {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
+/// The first eight bytes of a SHA-256, shown in hexadecimal.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fingerprint([u8; 8]);
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", u64::from_be_bytes(self.0))
     }
-    text
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Fingerprint({self})")
+    }
+}
+
+/// The SHA-256 of `bytes`.
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut whole = [0; 32];
+    whole.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    whole
+}
+
+/// The fingerprint of what has the SHA-256 `hash`.
+pub const fn shortened(hash: &[u8; 32]) -> Fingerprint {
+    let [a, b, c, d, e, f, g, h, ..] = *hash;
+    Fingerprint([a, b, c, d, e, f, g, h])
+}
+
+/// The fingerprint of `bytes`.
+pub fn fingerprint(bytes: &[u8]) -> Fingerprint {
+    shortened(&sha256(bytes))
 }
 
 /// The text with `shown` in the place of every token in it; `None` if there is none. A token is what looks like a
@@ -141,7 +164,7 @@ mod tests {
         let token = Token::new("ey.swordfish.x".into());
         let printed = format!("{secret:?} {token:?} {:?}", Some(&token));
         assert!(!printed.contains("swordfish"), "{printed}");
-        assert_eq!(token.fingerprint().len(), 16);
+        assert_eq!(token.fingerprint().to_string().len(), 16);
     }
 
     #[test]

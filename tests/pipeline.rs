@@ -36,7 +36,7 @@ impl Judge for ByName {
         };
         let claims = serde_json::json!({ "sub": "Zoë" }).as_object().unwrap().clone();
         Answer::Ready(Ok(Grant {
-            principal: Principal::new(vec!["x".into()]),
+            principal: Principal::new(&["x".into()]),
             expiry: Some(now.wall.saturating_add(life)),
             issuer: "test".into(),
             jti: Some("j1".into()),
@@ -68,7 +68,7 @@ fn route(service: SocketAddr) -> Route {
         forwarded: true,
         strip_prefix: false,
         identity: vec![Identity { header: HeaderName::from_static("x-user"), claim: "sub".into() }],
-        limits: Limits { close_timeout: Duration::from_millis(200), ..Limits::default() },
+        limits: Limits { close_timeout: Duration::from_millis(200), ..Limits::default() }.into(),
         codes: Arc::default(),
         max_streams: Some(2),
     }

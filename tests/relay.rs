@@ -190,11 +190,18 @@ impl Rig {
         let (client, downstream) = Peer::new(stutter);
         let (service, upstream) = Peer::new(stutter);
         let registry = Registry::new();
-        let entry = Entry { route: "test".into(), principal: Principal::new(vec![]), jti: None };
+        let entry = Entry {
+            route: "test".into(),
+            peer: ([192, 0, 2, 1], 1).into(),
+            principal: Principal::new(&[]),
+            jti: None,
+            token: portcullis::secret::fingerprint(b""),
+        };
         let guard = registry.reserve(entry, Caps::default()).unwrap();
         let now = clock.now();
         let deadline = Deadline::new(Some(now.wall.saturating_add(life)), None, now);
-        let settings = Settings { limits, codes: Arc::default(), extensions: Extensions::None, deadline };
+        let settings =
+            Settings { limits: limits.into(), codes: Arc::default(), extensions: Extensions::None, deadline };
         let relay = tokio::spawn(relay::run(downstream, upstream, &early, settings, guard, clock));
         Self { client, service, registry, relay }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use portcullis::clock::Clock;
 use portcullis::registry::{Caps, Entry, Registry};
 use portcullis::relay::{self, Early, Settings};
-use portcullis::stream::{CloseReason, Deadline, Limits, Outcome};
+use portcullis::stream::{CloseReason, Deadline, Outcome};
 use portcullis::token::Principal;
 use portcullis::wire::{Scratch, Wire};
 use portcullis::ws::Extensions;
@@ -34,12 +34,17 @@ fn stream(payload: usize, frames: usize, reads: u64) -> impl Future<Output = Out
         running: running.clone(),
     };
     let (clock, registry) = (Clock::system(), Registry::new());
-    let entry = Entry { route: "bench".into(), principal: Principal::new(vec![]), jti: None };
+    let entry = Entry {
+        route: "bench".into(),
+        peer: ([192, 0, 2, 1], 1).into(),
+        principal: Principal::new(&[]),
+        jti: None,
+        token: portcullis::secret::fingerprint(b""),
+    };
     let guard = registry.reserve(entry, Caps::default()).expect("a place");
     let now = clock.now();
     let deadline = Deadline::new(Some(now.wall.saturating_add(Duration::from_secs(3600))), None, now);
-    let settings =
-        Settings { limits: Limits::default(), codes: Arc::default(), extensions: Extensions::None, deadline };
+    let settings = Settings { limits: Arc::default(), codes: Arc::default(), extensions: Extensions::None, deadline };
     relay::run(wire(true), wire(false), &Early::default(), settings, guard, clock)
 }
 

@@ -71,12 +71,21 @@ mod tests {
 
     /// A stream that lives until it is told to end, and says when that was.
     fn stream(registry: &Registry, tracker: &TaskTracker, clock: &Clock) -> tokio::task::JoinHandle<Mono> {
-        let entry = Entry { route: "r".into(), principal: Principal::new(vec!["x".into()]), jti: None };
+        let entry = Entry {
+            route: "r".into(),
+            peer: ([192, 0, 2, 1], 1).into(),
+            principal: Principal::new(&["x".into()]),
+            jti: None,
+            token: crate::secret::fingerprint(b"x"),
+        };
         let guard = registry.reserve(entry, Caps::default()).unwrap();
         let clock = clock.clone();
         tracker.spawn(async move {
-            poll_fn(|cx| if guard.poll_signals(cx).contains(&Signal::Drain) { Poll::Ready(()) } else { Poll::Pending })
-                .await;
+            poll_fn(|cx| {
+                let told = guard.poll_signals(cx).any(|signal| signal == Signal::Drain);
+                if told { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
             clock.now().mono
         })
     }

@@ -74,7 +74,7 @@ pub(super) fn routes(typed: &[file::Route], issuers: &[Arc<Issuer>], known: &[&s
             forwarded,
             strip_prefix: typed.strip_prefix.as_ref().is_some_and(|strip| strip.value),
             identity,
-            limits,
+            limits: limits.into(),
             codes: codes.into(),
             max_streams: typed.max_streams.as_ref().map(|streams| streams.value).filter(|streams| *streams != 0),
         }));

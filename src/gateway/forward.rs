@@ -19,20 +19,19 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tower::Service;
 
 use crate::admission::Admitted;
 use crate::clock::Now;
 use crate::gateway::authenticate::Tokenless;
 use crate::gateway::headers::{self, Hop};
-use crate::gateway::peer::Peer;
 use crate::gateway::rejection::Rejection;
 use crate::gateway::{Body, Shared, path};
 use crate::names::{self, field};
 use crate::registry::{Caps, Entry, Guard};
-use crate::relay::{self, Early};
-use crate::stream::{CloseReason, Deadline, Outcome};
-use crate::telemetry::StreamLine;
+use crate::relay::{self, Early, Relay};
+use crate::stream::{CloseReason, Deadline};
 use crate::tls::TlsStream;
 use crate::token::{Denial, Public};
 use crate::upstream::{self, Answer, Switched};
@@ -64,8 +63,10 @@ async fn forward(shared: &Arc<Shared>, admitted: Admitted<Tokenless>) -> Result<
     let deadline = Deadline::new(admitted.grant().expiry, route.limits.max_stream, admitted.at());
     let entry = Entry {
         route: route.name.clone(),
-        principal: admitted.grant().principal.clone(),
+        peer: visit.peer.address,
+        principal: admitted.grant().principal,
         jti: admitted.grant().jti.clone(),
+        token: admitted.grant().fingerprint,
     };
     let caps = Caps { total: visit.rules.config.max_streams, route: route.max_streams };
     let guard = shared.registry.reserve(entry, caps).map_err(|_| Rejection::TooMany)?;
@@ -82,10 +83,10 @@ async fn forward(shared: &Arc<Shared>, admitted: Admitted<Tokenless>) -> Result<
     if shared.draining() {
         return Err(Rejection::Draining);
     }
-    let (Tokenless { upgrade, fallback, .. }, grant) = admitted.into_parts();
+    let (Tokenless { upgrade, fallback, .. }, _) = admitted.into_parts();
     let Switched { head, subprotocol, socket, early } = *switched;
     let settings = relay::Settings {
-        limits: route.limits,
+        limits: route.limits.clone(),
         codes: route.codes.clone(),
         extensions: Extensions::agreed(
             head.headers.get_all(SEC_WEBSOCKET_EXTENSIONS).iter().map(HeaderValue::as_bytes),
@@ -94,9 +95,8 @@ async fn forward(shared: &Arc<Shared>, admitted: Admitted<Tokenless>) -> Result<
     };
     let subprotocol = subprotocol.or_else(|| fallback.and_then(|entry| HeaderValue::try_from(entry).ok()));
     let response = switching(head.headers, &upgrade.key, subprotocol, deadline, now);
-    let line = StreamLine::new(guard.id(), route.name.clone(), visit.peer.address, &grant, now.mono);
     let beginning = Beginning { client: upgrade.client, socket, early, settings, guard };
-    begin(shared, beginning, visit.peer.clone(), line);
+    begin(shared, beginning, visit.peer.permit.clone());
     Ok(response)
 }
 
@@ -191,42 +191,48 @@ struct Beginning {
     guard: Guard,
 }
 
-type Running = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+type Running = Pin<Box<Relay<Socket, Socket>>>;
 
-/// Gives the stream its task. The task holds boxes only: what is needed until the `101` is sent is freed before the relay
-/// runs, and the relay's state is there once.
-fn begin(shared: &Arc<Shared>, beginning: Beginning, peer: Arc<Peer>, line: StreamLine) {
+/// Gives the stream its task. The task is one pointer, and what it points to holds boxes only: what is needed until the
+/// `101` is sent is freed before the relay runs, and the relay's state is there once.
+fn begin(shared: &Arc<Shared>, beginning: Beginning, permit: Option<Arc<OwnedSemaphorePermit>>) {
     let clock = shared.clock.clone();
+    let opened = clock.now().mono;
     let running = Box::pin(running(beginning, clock.clone()));
-    shared.tracker.spawn(async move {
-        let relay = match running.await {
-            Ok(relay) => relay,
-            Err(detail) => {
-                tracing::info!(
-                    { field::ROUTE } = &*line.route,
-                    { field::PEER } = %line.peer,
-                    { field::CAUSE } = "client_lost",
-                    { field::DETAIL } = detail,
-                    "stream not opened"
-                );
-                return;
-            }
-        };
-        line.open();
-        let outcome = relay.await;
-        line.end(&outcome, clock.now().mono);
-        drop(peer);
-    });
+    shared.tracker.spawn(Box::pin(async move {
+        let Some(mut relay) = running.await else { return };
+        relay.guard().line().open();
+        let outcome = relay.as_mut().await;
+        relay.guard().line().end(&outcome, clock.now().mono.saturating_since(opened));
+        drop(permit);
+    }));
 }
 
 /// Waits until the `101` is sent, and makes the relay.
-async fn running(beginning: Beginning, clock: crate::clock::Clock) -> Result<Running, &'static str> {
+async fn running(beginning: Beginning, clock: crate::clock::Clock) -> Option<Running> {
     let Beginning { client, socket, early, settings, guard } = beginning;
-    let upgraded = tokio::time::timeout(SENDING, client).await;
-    let upgraded = upgraded.map_err(|_| "the client did not take the 101")?.map_err(|_| "the client went away")?;
-    let (downstream, from_client) = taken_back(upgraded).ok_or("the connection cannot be taken back")?;
-    let early = Early { from_client, from_upstream: early };
-    Ok(Box::pin(relay::run(downstream, socket, &early, settings, guard, clock)))
+    let taken = match tokio::time::timeout(SENDING, client).await {
+        Ok(Ok(upgraded)) => taken_back(upgraded).ok_or("the connection cannot be taken back"),
+        Ok(Err(_)) => Err("the client went away"),
+        Err(_) => Err("the client did not take the 101"),
+    };
+    match taken {
+        Ok((downstream, from_client)) => {
+            let early = Early { from_client, from_upstream: early };
+            Some(Box::pin(relay::run(downstream, socket, &early, settings, guard, clock)))
+        }
+        Err(detail) => {
+            let line = guard.line();
+            tracing::info!(
+                { field::ROUTE } = line.route,
+                { field::PEER } = %line.peer,
+                { field::CAUSE } = "client_lost",
+                { field::DETAIL } = detail,
+                "stream not opened"
+            );
+            None
+        }
+    }
 }
 
 /// The client's connection, and what hyper had read ahead: a copy of it, usually nothing, since the original would keep

@@ -15,8 +15,8 @@ pub struct Peer {
     pub address: SocketAddr,
     /// What was agreed in the TLS handshake; `None` on a plaintext listener.
     pub tls: Option<Presented>,
-    /// Its place among the connections; given back when the last holder of this `Peer` lets go.
-    pub permit: Option<OwnedSemaphorePermit>,
+    /// Its place among the connections; given back when the last holder lets go: the stream keeps it without the rest.
+    pub permit: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 /// What a client asked for and got in the TLS handshake.

@@ -72,7 +72,7 @@ pub struct Route {
     /// Claims sent to the service.
     pub identity: Vec<Identity>,
     /// The bounds within which a stream ends.
-    pub limits: Limits,
+    pub limits: Arc<Limits>,
     /// What the client is told.
     pub codes: Arc<CloseCodes>,
     /// How many streams the route may have at a time; `None` for no limit of its own. More are refused with 429.
@@ -192,7 +192,7 @@ mod tests {
             forwarded: true,
             strip_prefix: false,
             identity: Vec::new(),
-            limits: Limits::default(),
+            limits: Arc::default(),
             codes: Arc::default(),
             max_streams: None,
         })

@@ -2,8 +2,8 @@
 //!
 //! Every wait is bounded: the TLS handshake, each request head, the time in which a client takes a reply, and the time of
 //! all requests together that become no stream ([`Settings::longest`]); a service that is being dialled when that is over
-//! is still awaited, within the bounds that its route sets. A connection whose request becomes a stream leaves this task; the stream has a task of its own and keeps the `Peer`,
-//! with the permit, for as long as it lives.
+//! is still awaited, within the bounds that its route sets. A connection whose request becomes a stream leaves this task; the
+//! stream has a task of its own and keeps the permit for as long as it lives.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -44,7 +44,7 @@ impl Connection {
         tune(&tcp);
         let overdue = Box::pin(tokio::time::sleep(self.settings.longest()));
         let Self { address, permit, tls, gateway, settings, shutdown } = self;
-        let permit = Some(permit);
+        let permit = Some(Arc::new(permit));
         let Some(tls) = tls else {
             let peer = Peer { address, tls: None, permit };
             return http(tcp, peer.into(), gateway, settings, shutdown, overdue).await;

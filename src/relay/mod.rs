@@ -27,7 +27,7 @@ use pump::{Judged, Leg};
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The bounds within which it ends.
-    pub limits: Limits,
+    pub limits: Arc<Limits>,
     /// What the client is told.
     pub codes: Arc<CloseCodes>,
     /// The extensions that the two sides have agreed on.
@@ -58,6 +58,13 @@ pub struct Relay<D, U> {
     armed: Option<Mono>,
     /// The code of the Close that we sent to the client.
     told_client: Option<u16>,
+}
+
+impl<D, U> Relay<D, U> {
+    /// The stream's place in the registry.
+    pub const fn guard(&self) -> &Guard {
+        &self.guard
+    }
 }
 
 /// Runs the stream to its end.
@@ -105,7 +112,7 @@ impl<D: Wire, U: Wire> Relay<D, U> {
         }
         for _ in 0..ROUNDS {
             // A stream that passes frames both ways, before and after, has not changed; others are compared.
-            let before = (!self.stream.is_calm()).then_some(self.stream);
+            let before = (!self.stream.is_calm()).then(|| self.stream.clone());
             self.deliver(cx, now);
             let Self { stream, clock, downstream, upstream, .. } = self;
             let mut judged = Judged { stream, clock, now, stale: false };

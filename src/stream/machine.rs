@@ -7,6 +7,7 @@
 //! A side is two halves: what we write to it (`Out`) and what we read from it (`In`). What happens to the bytes of
 //! one side follows from its own reading half and the other side's writing half; see [`Stream::flow`].
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{Mono, Now};
@@ -117,9 +118,9 @@ impl Half {
 }
 
 /// The state machine of one stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stream {
-    limits: Limits,
+    limits: Arc<Limits>,
     deadline: Deadline,
     timers: Deadlines,
     downstream: Half,
@@ -133,7 +134,7 @@ pub struct Stream {
 
 impl Stream {
     /// A stream that has just been opened.
-    pub const fn new(deadline: Deadline, limits: Limits) -> Self {
+    pub const fn new(deadline: Deadline, limits: Arc<Limits>) -> Self {
         Self {
             limits,
             deadline,

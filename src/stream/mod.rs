@@ -12,17 +12,22 @@ pub use deadlines::Deadline;
 pub use machine::{Due, Farewell, Flow, Passage, Stream};
 pub use outcome::{By, CloseReason, Outcome, Traffic};
 
-/// What a stream can be told from outside, through the registry.
+/// What a stream can be told from outside, through the registry; the gravest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
-    /// The gateway is leaving.
-    Drain,
-    /// The route is gone after a reload.
-    RouteGone,
-    /// A clock was stepped: look at the deadline again.
-    Recheck,
     /// The token was revoked.
     Revoke,
+    /// The route is gone after a reload.
+    RouteGone,
+    /// The gateway is leaving.
+    Drain,
+    /// A clock was stepped: look at the deadline again.
+    Recheck,
+}
+
+impl Signal {
+    /// All of them, in their order.
+    pub const ALL: [Self; 4] = [Self::Revoke, Self::RouteGone, Self::Drain, Self::Recheck];
 }
 
 /// One of the two sides of a stream. The one pair of words for them, everywhere.

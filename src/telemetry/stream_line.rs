@@ -1,63 +1,45 @@
 //! The line that a stream writes when it opens, and the one when it ends.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::Mono;
 use crate::names::field;
+use crate::secret::Fingerprint;
 use crate::stream::Outcome;
-use crate::token::Grant;
 
 /// What both lines of a stream say.
-#[derive(Clone, Debug)]
-pub struct StreamLine {
+#[derive(Clone, Copy, Debug)]
+pub struct StreamLine<'a> {
     /// The stream's number.
     pub stream: u64,
     /// The route's name.
-    pub route: Arc<str>,
+    pub route: &'a str,
     /// The peer's address.
     pub peer: SocketAddr,
-    /// What names the token: its `jti`, and its short hash.
-    token: Names,
-    /// When it opened.
-    opened: Mono,
+    /// The token's `jti`, if it has one.
+    pub jti: Option<&'a str>,
+    /// Short hash of the token.
+    pub token: Fingerprint,
+    /// Short hash of the principal.
+    pub principal: Fingerprint,
 }
 
-#[derive(Clone, Debug)]
-struct Names {
-    jti: Option<Box<str>>,
-    fingerprint: Box<str>,
-    principal: Box<str>,
-}
-
-impl StreamLine {
-    /// The lines of a stream that opens at `opened` with `grant`.
-    pub fn new(stream: u64, route: Arc<str>, peer: SocketAddr, grant: &Grant, opened: Mono) -> Self {
-        let token = Names {
-            jti: grant.jti.as_deref().map(Into::into),
-            fingerprint: grant.fingerprint.as_str().into(),
-            principal: grant.principal.fingerprint().into(),
-        };
-        Self { stream, route, peer, token, opened }
-    }
-
+impl StreamLine<'_> {
     /// Writes the line that says that the stream is open.
-    pub fn open(&self) {
+    pub fn open(self) {
         tracing::info!(
             { field::STREAM } = self.stream,
-            { field::ROUTE } = &*self.route,
+            { field::ROUTE } = self.route,
             { field::PEER } = %self.peer,
-            { field::JTI } = self.token.jti.as_deref(),
-            { field::TOKEN } = &*self.token.fingerprint,
-            { field::PRINCIPAL } = &*self.token.principal,
+            { field::JTI } = self.jti,
+            { field::TOKEN } = %self.token,
+            { field::PRINCIPAL } = %self.principal,
             "stream opened"
         );
     }
 
-    /// Writes the line that says how it ended, at `now`.
-    pub fn end(&self, outcome: &Outcome, now: Mono) {
-        let lived = now.saturating_since(self.opened);
+    /// Writes the line that says how it ended, after `lived`.
+    pub fn end(self, outcome: &Outcome, lived: Duration) {
         let reset = match (outcome.downstream_reset, outcome.upstream_reset) {
             (false, false) => "none",
             (true, false) => "downstream",
@@ -66,10 +48,10 @@ impl StreamLine {
         };
         tracing::info!(
             { field::STREAM } = self.stream,
-            { field::ROUTE } = &*self.route,
+            { field::ROUTE } = self.route,
             { field::PEER } = %self.peer,
-            { field::JTI } = self.token.jti.as_deref(),
-            { field::TOKEN } = &*self.token.fingerprint,
+            { field::JTI } = self.jti,
+            { field::TOKEN } = %self.token,
             { field::CAUSE } = outcome.reason.as_str(),
             { field::BY } = outcome.reason.by().as_str(),
             { field::CODE } = outcome.code,
@@ -93,14 +75,13 @@ fn seconds(time: Duration) -> f64 {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::sync::Mutex;
+    use std::sync::{Arc, Mutex};
 
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::clock::Wall;
+    use crate::secret::fingerprint;
     use crate::stream::{CloseReason, Traffic};
-    use crate::token::Principal;
 
     #[derive(Clone, Default)]
     struct Sink(Arc<Mutex<Vec<u8>>>);
@@ -120,14 +101,6 @@ mod tests {
         let sink = Sink::default();
         let writer = sink.clone();
         let lines = tracing_subscriber::fmt().json().flatten_event(true).with_writer(move || writer.clone()).finish();
-        let grant = Grant {
-            principal: Principal::new(vec!["ann".into()]),
-            expiry: Some(Wall::default()),
-            issuer: "default".into(),
-            jti: Some("id\n1".into()),
-            fingerprint: "0123456789abcdef".into(),
-            claims: Arc::default(),
-        };
         let outcome = Outcome {
             reason: CloseReason::Expired,
             code: Some(3000),
@@ -137,9 +110,16 @@ mod tests {
             downward: Traffic { frames: 2, bytes: 20 },
         };
         tracing::subscriber::with_default(lines, || {
-            let line = StreamLine::new(7, "chat".into(), ([192, 0, 2, 1], 5).into(), &grant, Mono::default());
+            let line = StreamLine {
+                stream: 7,
+                route: "chat",
+                peer: ([192, 0, 2, 1], 5).into(),
+                jti: Some("id\n1"),
+                token: fingerprint(b"token"),
+                principal: fingerprint(b"ann"),
+            };
             line.open();
-            line.end(&outcome, Mono::from_origin(Duration::from_nanos(8_548_576_240)));
+            line.end(&outcome, Duration::from_nanos(8_548_576_240));
         });
         let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
         let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -149,7 +129,7 @@ mod tests {
             assert_eq!(line["route"], "chat");
             assert_eq!(line["peer"], "192.0.2.1:5");
             assert_eq!(line["jti"], "id\n1");
-            assert_eq!(line["token"], "0123456789abcdef");
+            assert_eq!(line["token"], "3c469e9d6c5875d3");
         }
         let expected = json!({
             "cause": "token_expired", "by": "gateway", "code": 3000, "duration_s": 8.549, "reset": "upstream",

@@ -20,24 +20,27 @@ pub use keys::KeyRing;
 pub use verify::Verifier;
 
 use crate::clock::{Now, Wall};
-use crate::secret::Token;
+use crate::secret::{self, Fingerprint, Token};
 
 /// Who a stream belongs to: the values of the route's `same` claims, `iss` among them.
 ///
 /// Each value stands in its JSON text, so that the number 1 and the string "1" are two principals, and a claim that
 /// is absent is `null`. Where the issuer's `iss` is not checked, the issuer's name in the config is one more value.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Principal(Arc<[String]>);
+///
+/// Only the SHA-256 of the values is kept: of a fixed size, and nothing that tells who it is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Principal([u8; 32]);
 
 impl Principal {
     /// The principal with these claim values, in the order of the route's `same` list.
-    pub fn new(values: Vec<String>) -> Self {
-        Self(values.into())
+    pub fn new(values: &[String]) -> Self {
+        // No JSON text has a NUL in it, so different values make different texts.
+        Self(secret::sha256(values.join("\u{0}").as_bytes()))
     }
 
     /// A short hash that names the principal in logs without telling who it is.
-    pub fn fingerprint(&self) -> String {
-        crate::secret::fingerprint(self.0.join("\u{0}").as_bytes())
+    pub const fn fingerprint(&self) -> Fingerprint {
+        secret::shortened(&self.0)
     }
 }
 
@@ -58,9 +61,9 @@ pub struct Grant {
     /// The issuer's name in the config.
     pub issuer: Arc<str>,
     /// `jti` (RFC 7519, section 4.1.7), if the token has one that is a string.
-    pub jti: Option<String>,
+    pub jti: Option<Box<str>>,
     /// Short hash of the token, for logs.
-    pub fingerprint: String,
+    pub fingerprint: Fingerprint,
     /// The verified claims, for identity headers.
     pub claims: Arc<serde_json::Map<String, serde_json::Value>>,
 }

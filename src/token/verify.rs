@@ -168,7 +168,7 @@ fn grant(issuer: &Issuer, principal: Principal, token: &Token, claims: Claims, n
         principal,
         expiry,
         issuer: Arc::clone(&issuer.name),
-        jti: claims.members.get("jti").and_then(serde_json::Value::as_str).map(str::to_owned),
+        jti: claims.members.get("jti").and_then(serde_json::Value::as_str).map(Into::into),
         fingerprint: token.fingerprint(),
         claims: Arc::new(claims.members),
     }

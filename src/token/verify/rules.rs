@@ -253,7 +253,7 @@ pub(super) fn principal(case: &Case<'_>, same: &[String]) -> Result<Principal, D
     if case.issuer.iss.is_none() {
         values.push(format!("issuer {}", case.issuer.name));
     }
-    Ok(Principal::new(values))
+    Ok(Principal::new(&values))
 }
 
 /// Whether equal texts mean equal values: two long numbers may be read as the same float.
