@@ -89,6 +89,10 @@ impl Wire for TestWire {
         Poll::Ready(Ok(written))
     }
 
+    fn hold(&mut self, _bytes: &[u8]) -> usize {
+        0
+    }
+
     fn poll_flush(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

@@ -135,6 +135,26 @@ fn a_chunk_is_sealed_in_full_records_and_leaves_in_one_write() {
 }
 
 #[test]
+fn last_words_and_the_end_leave_in_one_write() {
+    for version in VERSIONS {
+        let mut pair = Pair::new(version);
+        let writes = pair.pipe().writes;
+        let last = pattern(7, 0, 100);
+        assert_eq!(pair.server.seal_along(&pattern(7, 0, READ)), 0, "much is not put off");
+        assert_eq!(pair.server.seal_along(&last), last.len());
+        assert_eq!(pair.pipe().writes, writes, "nothing is written yet");
+        assert!(pair.server.has_unsent());
+        assert!(pair.close().is_ready());
+        assert_eq!(pair.pipe().writes, writes + 1);
+        let told = pair.hear();
+        assert_eq!(told.bytes, last);
+        assert!(told.closed);
+        assert_eq!(pair.server.seal_along(&last), 0, "nor after the end");
+        assert_eq!(pair.server.held(), 0);
+    }
+}
+
+#[test]
 fn writes_may_block_at_every_point() {
     for version in VERSIONS {
         let mut pair = Pair::new(version);

@@ -25,7 +25,6 @@ use crate::listen::Settings;
 use crate::listen::tls::Tls;
 use crate::names::field;
 use crate::tls::{self, Accepted};
-use crate::upstream::dial::tune;
 
 /// A connection that was accepted.
 pub(super) struct Connection {
@@ -41,7 +40,6 @@ pub(super) struct Connection {
 impl Connection {
     /// Serves its requests until it ends, is upgraded, or `shutdown` and idle.
     pub async fn serve(self, tcp: TcpStream) {
-        tune(&tcp);
         let overdue = Box::pin(tokio::time::sleep(self.settings.longest()));
         let Self { address, permit, tls, gateway, settings, shutdown } = self;
         let permit = Some(Arc::new(permit));

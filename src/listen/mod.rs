@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +25,7 @@ use tokio_util::task::TaskTracker;
 pub use error::ListenError;
 
 use crate::gateway::Gateway;
+use crate::upstream::dial::tune;
 use connection::Connection;
 use tls::{Tickets, Tls};
 
@@ -156,7 +157,12 @@ impl Listener {
         let mut starved = false;
         loop {
             match self.socket.accept().await {
-                Ok(accepted) => return accepted,
+                Ok((tcp, address)) => {
+                    if cfg!(not(target_os = "linux")) {
+                        tune(&SockRef::from(&tcp));
+                    }
+                    return (tcp, address);
+                }
                 // The connection was gone before it was accepted: the next one may be there.
                 Err(error) if is_the_clients(&error) => tokio::task::yield_now().await,
                 Err(error) => {
@@ -193,6 +199,7 @@ impl ListenerHandle {
 fn listening(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
+    tune(&SockRef::from(&socket));
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
@@ -210,3 +217,20 @@ const REQUESTS: u32 = 3;
 const BACKLOG: i32 = 4096;
 /// How long to wait for descriptors or memory to come back.
 const BACK_OFF: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_accepted_is_tuned_like_what_listens() {
+        let listener = listening(([127, 0, 0, 1], 0).into()).unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (tcp, _) = listener.accept().await.unwrap();
+        let socket = SockRef::from(&tcp);
+        assert!(socket.tcp_nodelay().unwrap());
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
+        assert_eq!(socket.tcp_notsent_lowat().unwrap(), 64 * 1024);
+    }
+}

@@ -42,6 +42,8 @@ impl Tls {
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config.ignore_client_order = true;
         config.ticketer = tickets.0.clone();
+        // Whoever comes back for a stream makes one connection, and gets a fresh ticket on it.
+        config.send_tls13_tickets = 1;
         Ok(Self { config: Arc::new(config), certificates })
     }
 

@@ -322,8 +322,12 @@ impl<W: Wire> Leg<W> {
         Poll::Ready(Ok(()))
     }
 
-    /// Ends the writing half, after what is in line.
+    /// Ends the writing half, after what is in line: a Close as a rule, which goes in one write with the end of TLS.
     pub(super) fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(wire) = self.wire.as_mut().filter(|_| !self.outbox.is_empty()) {
+            let held = wire.hold(&self.outbox);
+            self.outbox.drain(..held);
+        }
         match self.poll_outbox(cx) {
             Poll::Ready(Ok(())) => {}
             other => return other,

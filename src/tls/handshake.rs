@@ -8,7 +8,7 @@ use std::task::Poll;
 use rustls::server::{ClientHello, ResolvesServerCert, UnbufferedServerConnection};
 use rustls::sign::CertifiedKey;
 use rustls::{ProtocolVersion, ServerConfig};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::tls::TlsStream;
 use crate::tls::session::{End, Session};
@@ -40,7 +40,7 @@ where
     let tls = UnbufferedServerConnection::new(Arc::new(config)).map_err(io::Error::other)?;
     let mut stream = TlsStream::new(io, Session::new(tls));
     while stream.state().is_handshaking() {
-        poll_fn(|cx| stream.poll_fill(cx, &mut [])).await?;
+        poll_fn(|cx| stream.poll_fill(cx, &mut ReadBuf::new(&mut []))).await?;
         if !stream.state().is_handshaking() {
             break;
         }

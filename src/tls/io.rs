@@ -73,11 +73,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> TlsStream<T> {
     ///
     /// Of the transport; `InvalidData` with a [`rustls::Error`], after everything that came before it.
     pub fn poll_open(&mut self, cx: &mut Context<'_>, plain: &mut [u8]) -> Poll<io::Result<usize>> {
-        let read = self.take_ahead(plain);
-        if read > 0 {
-            return Poll::Ready(Ok(read));
-        }
-        loop {
+        let mut plain = ReadBuf::new(plain);
+        self.take_ahead(&mut plain);
+        while plain.filled().is_empty() {
             match self.0.session.end() {
                 Some(End::Closed | End::Cut) => return Poll::Ready(Ok(0)),
                 Some(End::Failed(error)) => {
@@ -88,15 +86,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> TlsStream<T> {
                 }
                 None => {}
             }
-            let opened = ready!(self.0.poll_fill(cx, plain, READ, After::Leave))?;
+            ready!(self.0.poll_fill(cx, &mut plain, READ, After::Leave))?;
             if self.has_unsent() {
                 // An alert; if it cannot go now it goes with the next write or flush.
                 let _ = self.poll_drain(cx);
             }
-            if opened > 0 {
-                return Poll::Ready(Ok(opened));
-            }
         }
+        Poll::Ready(Ok(plain.filled().len()))
     }
 
     /// Seals the start of `bytes`, at most [`SEAL`](crate::tls::SEAL), and writes it; how many bytes were taken. What
@@ -131,6 +127,19 @@ impl<T: AsyncRead + AsyncWrite + Unpin> TlsStream<T> {
             let _ = self.poll_drain(cx);
         }
         Poll::Ready(sealed)
+    }
+
+    /// Seals a few bytes without writing them: they go with what is written next, which should follow at once. How many
+    /// bytes were taken: none if there are many, or if much waits already.
+    pub fn seal_along(&mut self, bytes: &[u8]) -> usize {
+        let Inner { session, unsent, closing, .. } = &mut *self.0;
+        if *closing || unsent.len() > ALONG || bytes.len() > ALONG / 2 {
+            return 0;
+        }
+        let mut room = [0; ALONG];
+        let Ok((taken, made)) = session.seal(bytes, &mut room, unsent) else { return 0 };
+        unsent.extend_from_slice(room.get(..made).unwrap_or_default());
+        taken
     }
 
     /// Hands the transport what was taken; ready when it has all of it.
@@ -172,38 +181,35 @@ impl<T: AsyncRead + AsyncWrite + Unpin> TlsStream<T> {
     }
 
     /// Reads once, what may be meant for others than us, and opens it.
-    pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>, plain: &mut [u8]) -> Poll<io::Result<usize>> {
-        let most = plain.len().clamp(LEAST, READ);
+    pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>, plain: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let most = plain.remaining().clamp(LEAST, READ);
         self.0.poll_fill(cx, plain, most, After::Wipe)
     }
 
-    fn take_ahead(&mut self, plain: &mut [u8]) -> usize {
+    fn take_ahead(&mut self, plain: &mut ReadBuf<'_>) {
         let Inner { ahead, read, .. } = &mut *self.0;
-        let rest = ahead.get(*read..).unwrap_or_default();
-        let most = rest.len().min(plain.len());
-        if let (Some(from), Some(to)) = (rest.get(..most), plain.get_mut(..most)) {
-            to.copy_from_slice(from);
+        if ahead.is_empty() {
+            return;
         }
-        *read += most;
+        *read += put(ahead.get(*read..).unwrap_or_default(), plain);
         if *read >= ahead.len() {
             ahead.zeroize();
             *ahead = Vec::new();
             *read = 0;
         }
-        most
     }
 }
 
 impl<T: AsyncRead + Unpin> Inner<T> {
-    /// Reads once, at most `most` bytes, and opens what came; how much of that is in `plain`. The end of the transport,
-    /// and what else ends the session, is then known to the session.
+    /// Reads once, at most `most` bytes, and opens what came into `plain`. The end of the transport, and what else ends
+    /// the session, is then known to the session.
     fn poll_fill(
         &mut self,
         cx: &mut Context<'_>,
-        plain: &mut [u8],
+        plain: &mut ReadBuf<'_>,
         most: usize,
         after: After,
-    ) -> Poll<io::Result<usize>> {
+    ) -> Poll<io::Result<()>> {
         let Self { io, session, ahead, unsent, .. } = self;
         Scratch::with(|scratch| {
             let kept = session.kept();
@@ -215,27 +221,21 @@ impl<T: AsyncRead + Unpin> Inner<T> {
             let read = buffer.filled().len();
             if read == 0 {
                 session.cut();
-                return Poll::Ready(Ok(0));
+                return Poll::Ready(Ok(()));
             }
-            let mut opened = 0;
             let incoming = scratch.incoming.get_mut(..kept + read).unwrap_or_default();
             session.open(
                 incoming,
                 |bytes| {
-                    let room = plain.len().saturating_sub(opened).min(bytes.len());
-                    let (now, later) = bytes.split_at(room);
-                    if let Some(to) = plain.get_mut(opened..opened + room) {
-                        to.copy_from_slice(now);
-                    }
-                    opened += room;
-                    ahead.extend_from_slice(later);
+                    let taken = put(bytes, plain);
+                    ahead.extend_from_slice(bytes.get(taken..).unwrap_or_default());
                 },
                 unsent,
             );
             if after == After::Wipe {
                 scratch.wipe(kept + read);
             }
-            Poll::Ready(Ok(opened))
+            Poll::Ready(Ok(()))
         })
     }
 }
@@ -243,39 +243,31 @@ impl<T: AsyncRead + Unpin> Inner<T> {
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if buf.remaining() == 0 {
-            return Poll::Ready(Ok(()));
-        }
-        loop {
-            let room = buf.initialize_unfilled();
-            let mut read = this.take_ahead(room);
-            if read == 0 {
-                match this.0.session.end() {
-                    Some(End::Closed) => return Poll::Ready(Ok(())),
-                    Some(End::Cut) => {
-                        let detail = "the peer ended the connection without close_notify";
-                        return Poll::Ready(Err(io::Error::new(io::ErrorKind::UnexpectedEof, detail)));
-                    }
-                    Some(End::Failed(error)) => {
-                        let error = invalid(error);
-                        let _ = this.poll_drain(cx);
-                        return Poll::Ready(Err(error));
-                    }
-                    None => {}
+        let most = buf.remaining();
+        this.take_ahead(buf);
+        while buf.remaining() == most && most > 0 {
+            match this.0.session.end() {
+                Some(End::Closed) => return Poll::Ready(Ok(())),
+                Some(End::Cut) => {
+                    let detail = "the peer ended the connection without close_notify";
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::UnexpectedEof, detail)));
                 }
-                let filled = this.poll_fill(cx, room);
-                if filled.is_pending() || this.end().is_some() {
-                    // What rustls answered, such as session tickets, goes with what is written next; but that may be
-                    // long to come. If it cannot go, the next write says why.
+                Some(End::Failed(error)) => {
+                    let error = invalid(error);
                     let _ = this.poll_drain(cx);
+                    return Poll::Ready(Err(error));
                 }
-                read = ready!(filled)?;
+                None => {}
             }
-            if read > 0 {
-                buf.advance(read);
-                return Poll::Ready(Ok(()));
+            let filled = this.poll_fill(cx, buf);
+            if filled.is_pending() || this.end().is_some() {
+                // What rustls answered, such as session tickets, goes with what is written next; but that may be
+                // long to come. If it cannot go, the next write says why.
+                let _ = this.poll_drain(cx);
             }
+            ready!(filled)?;
         }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -313,6 +305,13 @@ fn write(io: &mut (impl AsyncWrite + Unpin), cx: &mut Context<'_>, bytes: &[u8])
         }
     }
     Ok(written)
+}
+
+/// Puts as much of `bytes` as there is room for; how much that was.
+fn put(bytes: &[u8], plain: &mut ReadBuf<'_>) -> usize {
+    let (now, _) = bytes.split_at(bytes.len().min(plain.remaining()));
+    plain.put_slice(now);
+    now.len()
 }
 
 fn invalid(error: &rustls::Error) -> io::Error {

@@ -26,7 +26,7 @@ pub async fn connect(config: &Config) -> Result<Connected, Error> {
     let found = lookup_host((host, config.port)).await.map_err(|error| refused("cannot look up", &error))?;
     let addresses: Vec<SocketAddr> = found.collect();
     let tcp = any_of(&addresses, config.connect_timeout).await.map_err(|error| refused("cannot connect to", &error))?;
-    tune(&tcp);
+    tune(&SockRef::from(&tcp));
     let Some(tls) = &config.tls else { return Ok(Connected::Tcp(tcp)) };
     let connector = TlsConnector::from(tls.config.clone());
     let stream = connector.connect(tls.server_name.clone(), tcp).await;
@@ -34,11 +34,11 @@ pub async fn connect(config: &Config) -> Result<Connected, Error> {
 }
 
 /// Sets the options of a stream's connection, on either side: no delay for small frames; at most 64 KiB written and not
-/// yet taken by the peer's kernel, so that a verdict is given close to the moment the bytes leave; keepalive.
-pub fn tune(tcp: &TcpStream) {
+/// yet taken by the peer's kernel, so that a verdict is given close to the moment the bytes leave; keepalive. A listening
+/// socket hands them down to what it accepts, on Linux.
+pub fn tune(socket: &SockRef<'_>) {
     // A connection without them still works: an error here ends nothing, and one of the connection is seen on first use.
-    let _ = tcp.set_nodelay(true);
-    let socket = SockRef::from(tcp);
+    let _ = socket.set_tcp_nodelay(true);
     let _ = socket.set_tcp_keepalive(&KEEPALIVE);
     let _ = socket.set_tcp_notsent_lowat(NOT_SENT);
 }

@@ -26,6 +26,10 @@ pub trait Wire: Send {
     /// kernel has it (see [`Wire::unsent`]). `Pending` takes nothing.
     fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>>;
 
+    /// Takes a few bytes without writing them, to go in one write with what follows at once. Answers how many it took,
+    /// maybe none.
+    fn hold(&mut self, bytes: &[u8]) -> usize;
+
     /// Hands what was taken to the kernel; ready when all of it is there.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
@@ -131,6 +135,10 @@ impl Wire for Socket {
 
     fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         either!(self, wire => wire.poll_send(cx, bytes))
+    }
+
+    fn hold(&mut self, bytes: &[u8]) -> usize {
+        either!(self, wire => wire.hold(bytes))
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -17,6 +17,10 @@ impl Wire for TlsStream<TcpStream> {
         self.poll_seal(cx, bytes)
     }
 
+    fn hold(&mut self, bytes: &[u8]) -> usize {
+        self.seal_along(bytes)
+    }
+
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.poll_drain(cx)
     }
