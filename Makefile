@@ -5,10 +5,14 @@
 
 REAL = target/real
 
-.PHONY: test quick check doc autobahn bench micro instructions real clean-real
+.PHONY: test test-buffered quick check doc autobahn bench micro instructions real clean-real
 
 test: real
 	cargo test --locked --features real,bench
+
+# The same tests, but those with real parts, while tokio-rustls serves the clients.
+test-buffered:
+	cargo test --locked --features buffered-tls
 
 quick:
 	cargo test --locked

@@ -36,3 +36,10 @@ async fn the_echo_answers_and_counts_what_is_open() {
     drop(client);
     common::eventually("the echo lets go", || backend.live() == 0).await;
 }
+
+#[test]
+fn clients_are_served_by_the_implementation_that_was_asked_for() {
+    let stream = std::any::type_name::<portcullis::wire::server::Stream>();
+    let buffered = stream.starts_with("tokio_rustls::");
+    assert_eq!(buffered, cfg!(feature = "buffered-tls"), "{stream}");
+}

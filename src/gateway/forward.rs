@@ -32,10 +32,9 @@ use crate::names::{self, field};
 use crate::registry::{Caps, Entry, Guard};
 use crate::relay::{self, Early, Relay};
 use crate::stream::{CloseReason, Deadline};
-use crate::tls::TlsStream;
 use crate::token::{Denial, Public};
 use crate::upstream::{self, Answer, Switched};
-use crate::wire::Socket;
+use crate::wire::{Socket, server};
 use crate::ws::{Extensions, handshake};
 
 /// See the module.
@@ -238,7 +237,7 @@ async fn running(beginning: Beginning, clock: crate::clock::Clock) -> Option<Run
 /// The client's connection, and what hyper had read ahead: a copy of it, usually nothing, since the original would keep
 /// hyper's whole read buffer alive.
 fn taken_back(upgraded: Upgraded) -> Option<(Socket, Bytes)> {
-    match upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>() {
+    match upgraded.downcast::<TokioIo<server::Stream>>() {
         Ok(parts) => Some((parts.io.into_inner().into(), Bytes::copy_from_slice(&parts.read_buf))),
         Err(upgraded) => {
             let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;

@@ -24,7 +24,7 @@ use crate::gateway::{Gateway, Peer};
 use crate::listen::Settings;
 use crate::listen::tls::Tls;
 use crate::names::field;
-use crate::tls::{self, Accepted};
+use crate::wire::server::{self, Accepted};
 
 /// A connection that was accepted.
 pub(super) struct Connection {
@@ -47,7 +47,7 @@ impl Connection {
             let peer = Peer { address, tls: None, permit };
             return http(tcp, peer.into(), gateway, settings, shutdown, overdue).await;
         };
-        let accept = tls::accept(tcp, tls.config());
+        let accept = server::accept(tcp, tls.config());
         let accepted = tokio::select! {
             () = shutdown.cancelled() => return,
             accepted = tokio::time::timeout(settings.handshake_timeout, accept) => accepted,

@@ -3,7 +3,9 @@
 //! A wire keeps no buffer of ours while nothing is under way. What it reads goes into [`Scratch`], which all streams of
 //! a thread share; no borrow of it outlives a poll.
 
-mod served;
+#[cfg(feature = "buffered-tls")]
+pub mod buffered;
+pub mod served;
 pub mod tcp;
 pub mod tls;
 
@@ -15,6 +17,12 @@ pub use tls::TlsWire;
 use tokio::net::TcpStream;
 
 use crate::tls::TlsStream;
+
+// Who serves a client's TLS: its handshake (`accept`) and what hyper reads and writes (`Stream`).
+#[cfg(feature = "buffered-tls")]
+pub use buffered as server;
+#[cfg(not(feature = "buffered-tls"))]
+pub use served as server;
 
 /// One side of a stream.
 pub trait Wire: Send {
@@ -94,7 +102,7 @@ impl Default for Scratch {
 pub enum Socket {
     /// TLS with a client, which we serve.
     Served(TlsStream<TcpStream>),
-    /// TLS with a service, whose client we are.
+    /// TLS by tokio-rustls: with a service, whose client we are.
     Tls(Box<TlsWire>),
     /// Plain TCP.
     Tcp(TcpWire),
@@ -114,7 +122,8 @@ impl From<TlsStream<TcpStream>> for Socket {
 
 impl From<tokio_rustls::client::TlsStream<TcpStream>> for Socket {
     fn from(stream: tokio_rustls::client::TlsStream<TcpStream>) -> Self {
-        Self::Tls(Box::new(TlsWire::new(stream)))
+        let (tcp, tls) = stream.into_inner();
+        Self::Tls(Box::new(TlsWire::new(tcp, tls)))
     }
 }
 

@@ -5,8 +5,15 @@ use std::task::{Context, Poll};
 
 use tokio::net::TcpStream;
 
-use crate::tls::TlsStream;
+pub use crate::tls::accept;
+use crate::tls::{self, TlsStream};
 use crate::wire::{Scratch, Wire};
+
+/// A client's connection, the handshake done.
+pub type Stream = TlsStream<TcpStream>;
+
+/// What [`accept`] gives.
+pub type Accepted = tls::Accepted<TcpStream>;
 
 impl Wire for TlsStream<TcpStream> {
     fn poll_chunk(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Poll<io::Result<usize>> {

@@ -1,5 +1,5 @@
-//! The wire over TLS towards a `wss://` service: a connection taken back from tokio-rustls, driven through rustls'
-//! buffered API.
+//! The wire over a connection taken back from tokio-rustls, driven through rustls' buffered API: TLS towards a `wss://`
+//! service.
 //!
 //! Ciphertext is read into shared scratch and opened from there; a chunk is sealed in one go and leaves in one write.
 //! What the kernel did not take stays sealed in rustls, at most one chunk, and is flushed before anything else.
@@ -8,17 +8,16 @@ use std::io::{self, Read, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use rustls::ClientConnection;
+use rustls::Connection;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
 
 use crate::wire::{HEADROOM, Scratch, Wire};
 
-/// A TLS connection to a service, over TCP.
+/// A TLS connection over TCP, its handshake done; either end of it.
 pub struct TlsWire {
     tcp: TcpStream,
-    tls: ClientConnection,
+    tls: Connection,
     /// The peer will send no more: `close_notify`, or the end of TCP without one.
     ended: bool,
     /// Our `close_notify` is sealed.
@@ -29,8 +28,8 @@ pub struct TlsWire {
 
 impl TlsWire {
     /// The wire over this connection.
-    pub fn new(stream: TlsStream<TcpStream>) -> Self {
-        let (tcp, mut tls) = stream.into_inner();
+    pub fn new(tcp: TcpStream, tls: impl Into<Connection>) -> Self {
+        let mut tls = tls.into();
         // A send takes a whole chunk or nothing: the bound is ours, in `poll_send`.
         tls.set_buffer_limit(None);
         Self { tcp, tls, ended: false, finishing: false, broken: None }
