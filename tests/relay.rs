@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -600,4 +601,82 @@ async fn a_client_that_is_gone_is_noticed_although_the_service_takes_nothing() {
     rig.service.until(|state| state.finished).await;
     rig.service.end();
     assert_eq!(rig.ends().await.reason, CloseReason::ClientLost);
+}
+
+/// A side that takes everything at once; a service that sends a frame without end, as fast as it is read.
+struct Endless {
+    taken: Arc<AtomicU64>,
+    sends: bool,
+    begun: bool,
+}
+
+impl Wire for Endless {
+    fn poll_chunk(&mut self, _cx: &mut Context<'_>, scratch: &mut Scratch) -> Poll<io::Result<usize>> {
+        if !self.sends {
+            return Poll::Pending;
+        }
+        let chunk = &mut scratch.chunk()[..64 << 10];
+        if !std::mem::replace(&mut self.begun, true) {
+            chunk[..10].copy_from_slice(&head(0x82, usize::MAX >> 1, 0));
+        }
+        Poll::Ready(Ok(chunk.len()))
+    }
+
+    fn poll_send(&mut self, _cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.taken.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn unsent(&self) -> bool {
+        false
+    }
+
+    fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn is_broken(&self) -> bool {
+        false
+    }
+
+    fn abort(self) {}
+}
+
+#[test]
+fn a_stream_that_never_has_to_wait_gives_way_to_what_the_kernel_has_for_others() {
+    let (done, told) = std::sync::mpsc::channel();
+    // In a thread of its own: a relay that gave no way would not give it to a timeout either.
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let taken = Arc::new(AtomicU64::new(0));
+            let side = |sends| Endless { taken: taken.clone(), sends, begun: false };
+            let entry = Entry { route: "test".into(), principal: Principal::new(vec![]), jti: None };
+            let guard = Registry::new().reserve(entry, Caps::default()).unwrap();
+            let clock = Clock::system();
+            let deadline = Deadline::new(None, None, clock.now());
+            let settings =
+                Settings { limits: Limits::default(), codes: Arc::default(), extensions: Extensions::None, deadline };
+            tokio::spawn(relay::run(side(false), side(true), &Early::default(), settings, guard, clock));
+            let (near, far) = tokio::net::UnixStream::pair().unwrap();
+            near.writable().await.unwrap();
+            for _ in 0..50 {
+                // There is nothing: what comes next is news that only the kernel can tell.
+                assert_eq!(far.try_read(&mut [0; 8]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+                let before = taken.load(Ordering::Relaxed);
+                assert_eq!(near.try_write(b"x").unwrap(), 1);
+                far.readable().await.unwrap();
+                assert_eq!(far.try_read(&mut [0; 8]).unwrap(), 1);
+                done.send(taken.load(Ordering::Relaxed) - before).unwrap();
+            }
+        });
+    });
+    for _ in 0..50 {
+        let moved = told.recv_timeout(Duration::from_secs(10)).expect("others are heard");
+        assert!(moved <= 4 << 20, "{} KiB moved before another one was heard", moved >> 10);
+    }
 }

@@ -144,7 +144,7 @@ impl<W: Wire> Leg<W> {
             }
         }
         // Others have their turn before this side is read again.
-        cx.waker().wake_by_ref();
+        super::give_way(cx);
     }
 
     /// The chunk, with the bytes that were held back put in front of it.
