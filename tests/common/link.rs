@@ -305,6 +305,11 @@ impl Link {
         within(PATIENCE, "shutdown", self.stream.shutdown()).await.expect("shutdown");
     }
 
+    /// The bare connection; bytes that arrived and were not yet taken are lost.
+    pub fn into_stream(self) -> impl AsyncRead + AsyncWrite + Send + 'static {
+        self.stream
+    }
+
     /// Resets the connection.
     pub fn abort(self) {
         let _ = socket2::SockRef::from(self.stream.tcp()).set_linger(Some(Duration::ZERO));
