@@ -8,7 +8,7 @@ use std::io::{Read as _, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Backend, Frame, Gateway, Link, PATIENCE, Role, config, op, token, within};
+use common::{Backend, Frame, Gateway, Link, PATIENCE, Role, config, field, op, token, within};
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use rustls::{ClientConfig, HandshakeKind, NamedGroup, ProtocolVersion, RootCertStore};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -99,10 +99,18 @@ struct Records {
 impl Records {
     /// Opens a stream; gives its service's end too.
     async fn open(gateway: &Gateway, backend: &mut Backend) -> (Self, Link) {
+        Self::open_with(gateway, backend, &rustls::version::TLS13).await
+    }
+
+    async fn open_with(
+        gateway: &Gateway,
+        backend: &mut Backend,
+        version: &'static rustls::SupportedProtocolVersion,
+    ) -> (Self, Link) {
         let tcp = TcpStream::connect(gateway.address()).await.expect("TCP");
         tcp.set_nodelay(true).expect("nodelay");
         let name = ServerName::try_from("localhost").expect("a name");
-        let tls = rustls::ClientConnection::new(client(gateway, &[&rustls::version::TLS13]), name).expect("a client");
+        let tls = rustls::ClientConnection::new(client(gateway, &[version]), name).expect("a client");
         let mut client = Self { tcp, tls };
         client.tls.set_buffer_limit(None);
         while client.tls.is_handshaking() {
@@ -228,5 +236,75 @@ async fn traffic_keys_may_change_on_the_way() {
             answer.extend(client.read().await);
         }
         assert_eq!(answer[2..], [round; 50]);
+    }
+}
+
+/// The ways in which a client's TLS ends.
+const ENDS: [&str; 8] = [
+    "close_notify and FIN",
+    "close_notify",
+    "FIN",
+    "FIN in the middle of a record",
+    "reset",
+    "a record that does not decrypt",
+    "a record longer than any may be",
+    "a record of a kind that there is none of",
+];
+
+impl Records {
+    /// Ends in one of [`ENDS`]; the kinds of the records that still come back.
+    async fn end(mut self, how: &str) -> Vec<u8> {
+        let last = match how {
+            "FIN in the middle of a record" => {
+                let mut record = self.seal(&Frame::new(op::TEXT, "torn").encode(Role::Client));
+                record.pop();
+                record
+            }
+            "a record that does not decrypt" => [&[23, 3, 3, 0, 40][..], &[0; 40]].concat(),
+            "a record longer than any may be" => vec![23, 3, 3, 0xff, 0xff, 0, 0],
+            "a record of a kind that there is none of" => vec![99, 3, 3, 0, 1, 0],
+            how if how.starts_with("close_notify") => {
+                self.tls.send_close_notify();
+                self.seal(b"")
+            }
+            _ => Vec::new(),
+        };
+        self.tcp.write_all(&last).await.expect("send");
+        if how == "reset" {
+            socket2::SockRef::from(&self.tcp).set_linger(Some(Duration::ZERO)).expect("linger");
+            return Vec::new();
+        }
+        if how.contains("FIN") {
+            self.tcp.shutdown().await.expect("FIN");
+        }
+        let (mut sealed, mut kinds) = (Vec::new(), Vec::new());
+        within(PATIENCE, "the end", self.tcp.read_to_end(&mut sealed)).await.expect("no reset");
+        let mut rest = &sealed[..];
+        while let [kind, _, _, high, low, more @ ..] = rest {
+            kinds.push(*kind);
+            rest = more.get(usize::from(u16::from_be_bytes([*high, *low]))..).expect("whole records");
+        }
+        kinds
+    }
+}
+
+#[tokio::test]
+async fn however_a_clients_tls_ends_the_service_sees_an_end_and_the_client_one_alert() {
+    // An alert is told from data only before TLS 1.3 (RFC 8446, section 5.2).
+    for (version, alert) in [(&rustls::version::TLS12, 21), (&rustls::version::TLS13, 23)] {
+        for how in ENDS {
+            let mut backend = Backend::start().await;
+            let gateway = Gateway::start(&config(&backend.url(), "close_timeout = \"200ms\"")).await;
+            let (mut client, mut service) = Records::open_with(&gateway, &mut backend, version).await;
+            client.send(&Frame::new(op::TEXT, "last words").encode(Role::Client)).await;
+            assert_eq!(service.frame().await.text(), "last words");
+            let told = client.end(how).await;
+            let alerts: &[u8] = if how == "reset" { &[] } else { &[alert] };
+            assert_eq!(told, alerts, "{how}");
+            assert_eq!(service.rest().await, (Vec::new(), false), "{how}: no byte more, and no reset");
+            let line = gateway.logged("the end", |line| field(line, "message") == Some(&"stream ended".into())).await;
+            let said = ["cause", "reset", "bytes_up"].map(|name| field(&line, name).expect("a field").to_string());
+            assert_eq!(said, ["\"client_lost\"", "\"none\"", "16"], "{how}");
+        }
     }
 }
