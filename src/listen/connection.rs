@@ -16,13 +16,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::gateway::{Gateway, Peer};
 use crate::listen::Settings;
 use crate::listen::tls::Tls;
+use crate::listen::turns::in_turn;
 use crate::names::field;
 use crate::wire::server::{self, Accepted};
 
@@ -34,6 +35,8 @@ pub(super) struct Connection {
     pub tls: Option<Arc<Tls>>,
     pub gateway: Gateway,
     pub settings: Settings,
+    /// For the steps of the handshake.
+    pub turns: Arc<Semaphore>,
     pub shutdown: CancellationToken,
 }
 
@@ -41,17 +44,18 @@ impl Connection {
     /// Serves its requests until it ends, is upgraded, or `shutdown` and idle.
     pub async fn serve(self, tcp: TcpStream) {
         let overdue = Box::pin(tokio::time::sleep(self.settings.longest()));
-        let Self { address, permit, tls, gateway, settings, shutdown } = self;
+        let Self { address, permit, tls, gateway, settings, turns, shutdown } = self;
         let permit = Some(Arc::new(permit));
         let Some(tls) = tls else {
             let peer = Peer { address, tls: None, permit };
             return http(tcp, peer.into(), gateway, settings, shutdown, overdue).await;
         };
-        let accept = server::accept(tcp, tls.config());
+        let accept = in_turn(&turns, server::accept(tcp, tls.config()));
         let accepted = tokio::select! {
             () = shutdown.cancelled() => return,
             accepted = tokio::time::timeout(settings.handshake_timeout, accept) => accepted,
         };
+        drop(turns);
         match accepted {
             Ok(Ok(Accepted { stream, server_name })) => {
                 let peer = Peer { address, tls: Some(tls.presented(server_name.as_deref())), permit };

@@ -8,6 +8,7 @@ pub mod selfsigned;
 mod connection;
 pub mod error;
 pub mod tls;
+mod turns;
 pub mod validity;
 
 use std::net::SocketAddr;
@@ -126,6 +127,7 @@ impl Listener {
     ) {
         let name = &*self.handle.0.name;
         tracing::info!(listener = name, address = %self.address, tls = self.handle.0.tls.load().is_some(), "listening");
+        let turns = Arc::new(turns::turns());
         loop {
             // Accepted first: a permit that waited in here would be lost to the other listeners.
             let (tcp, address) = tokio::select! {
@@ -146,6 +148,7 @@ impl Listener {
                 tls: self.handle.0.tls.load_full(),
                 gateway: gateway.clone(),
                 settings,
+                turns: turns.clone(),
                 shutdown: shutdown.clone(),
             };
             tracker.spawn(connection.serve(tcp));
