@@ -91,7 +91,7 @@ impl App {
         for listener in &config.listeners {
             listeners.push(Listener::bind(listener)?);
         }
-        let (registry, tracker) = (Registry::new(), TaskTracker::new());
+        let (registry, tracker) = (Registry::new(&clock), TaskTracker::new());
         let rules = gateway_config(&config.server);
         let gateway = Gateway::new(rules, config.routes, clock.clone(), registry.clone(), tracker.clone());
         let gateway = gateway.with_fallback(fallback);

@@ -1,8 +1,11 @@
 //! Live streams: a place for each, counted, and a way to signal it.
 //!
 //! The registry owns no stream. Each stream's task holds a [`Guard`]; the registry reaches it only by putting a signal
-//! into the guard's mailbox, which is the one path between tasks. Called by the pipeline (to reserve), by the app (to
-//! drain, to recheck after a step of the clock), and by the relay (to take its signals).
+//! into the guard's mailbox, which is the one path between tasks, or by waking it at the time that it has asked for.
+//! Called by the pipeline (to reserve), by the app (to drain, to recheck after a step of the clock), and by the relay (to
+//! take its signals, to set its alarm).
+
+mod alarms;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -10,8 +13,11 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Context;
 
+use alarms::Alarms;
 use futures_util::task::AtomicWaker;
+use tokio::task::AbortHandle;
 
+use crate::clock::{Clock, Mono};
 use crate::secret::Fingerprint;
 use crate::stream::Signal;
 use crate::telemetry::StreamLine;
@@ -46,13 +52,22 @@ pub struct Caps {
 pub struct Full;
 
 /// The live streams of the process. Clones are the same registry.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Registry(Arc<Shared>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     next: AtomicU64,
     live: Mutex<Live>,
+    alarms: Arc<Alarms>,
+    /// The task that rings them.
+    bell: AbortHandle,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.bell.abort();
+    }
 }
 
 #[derive(Debug, Default)]
@@ -75,9 +90,11 @@ struct Mailbox {
 }
 
 impl Registry {
-    /// An empty registry.
-    pub fn new() -> Self {
-        Self::default()
+    /// An empty registry, whose alarms are set by this clock. Must be called within a tokio runtime: they ring there.
+    pub fn new(clock: &Clock) -> Self {
+        let alarms = Arc::<Alarms>::default();
+        let bell = tokio::spawn(alarms.clone().ring(clock.clone())).abort_handle();
+        Self(Arc::new(Shared { next: AtomicU64::new(0), live: Mutex::default(), alarms, bell }))
     }
 
     /// Live streams, reserved places included.
@@ -103,7 +120,7 @@ impl Registry {
         live.by_route.insert(entry.route.clone(), on_route + 1);
         let place = Arc::new(Place { entry, mailbox: Mailbox::default() });
         live.places.insert(id, place.clone());
-        Ok(Guard { id, place, registry: self.0.clone() })
+        Ok(Guard { id, place, alarm: None, registry: self.0.clone() })
     }
 
     /// Signals every stream.
@@ -151,6 +168,8 @@ impl Mailbox {
 pub struct Guard {
     id: u64,
     place: Arc<Place>,
+    /// What the alarm was last set to.
+    alarm: Option<Mono>,
     registry: Arc<Shared>,
 }
 
@@ -183,10 +202,23 @@ impl Guard {
         };
         Signal::ALL.into_iter().filter(move |signal| waiting & (1 << *signal as u8) != 0)
     }
+
+    /// What the alarm was last set to; it may have rung.
+    pub const fn alarm(&self) -> Option<Mono> {
+        self.alarm
+    }
+
+    /// Has the task that last called [`Guard::poll_signals`] told to [recheck](Signal::Recheck) at this time, and not at
+    /// the one set before. It may be told later if many are to be told at once, and never earlier.
+    pub fn wake_at(&mut self, at: Option<Mono>) {
+        let before = std::mem::replace(&mut self.alarm, at);
+        self.registry.alarms.shift(self.id, &self.place, before, at);
+    }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
+        self.wake_at(None);
         let mut live = lock(&self.registry.live);
         live.places.remove(&self.id);
         let route = &self.place.entry.route;
@@ -207,6 +239,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+    use std::task::Poll;
+    use std::time::Duration;
+
     use super::*;
 
     fn entry(route: &str) -> Entry {
@@ -219,9 +255,9 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_place_counts_until_its_guard_is_dropped() {
-        let registry = Registry::new();
+    #[tokio::test]
+    async fn a_place_counts_until_its_guard_is_dropped() {
+        let registry = Registry::new(&Clock::system());
         let caps = Caps { total: Some(3), route: Some(2) };
         let first = registry.reserve(entry("a"), caps).unwrap();
         let _second = registry.reserve(entry("a"), caps).unwrap();
@@ -235,9 +271,9 @@ mod tests {
         assert!(!registry.lock().by_route.contains_key("b"), "a route without streams leaves nothing behind");
     }
 
-    #[test]
-    fn a_signal_is_heard_once_and_only_by_those_it_is_for() {
-        let registry = Registry::new();
+    #[tokio::test]
+    async fn a_signal_is_heard_once_and_only_by_those_it_is_for() {
+        let registry = Registry::new(&Clock::system());
         let a = registry.reserve(entry("a"), Caps::default()).unwrap();
         let b = registry.reserve(entry("b"), Caps::default()).unwrap();
         let mut cx = Context::from_waker(std::task::Waker::noop());
@@ -251,5 +287,49 @@ mod tests {
         registry.signal_all(Signal::Drain);
         assert!(registry.signal(b.id(), Signal::Revoke));
         assert_eq!(heard(&b), [Signal::Revoke, Signal::Drain], "the gravest first");
+    }
+
+    #[tokio::test]
+    async fn alarms_that_are_due_together_ring_on_time_and_leave_others_their_turn() {
+        const STREAMS: usize = 500;
+        let clock = Clock::system();
+        let registry = Registry::new(&clock);
+        let at = clock.now().mono.saturating_add(Duration::from_millis(50));
+        let rung = Arc::new(AtomicU64::new(0));
+        for _ in 0..STREAMS {
+            let mut guard = registry.reserve(entry("a"), Caps::default()).unwrap();
+            let (clock, rung) = (clock.clone(), rung.clone());
+            tokio::spawn(async move {
+                guard.wake_at(Some(at.saturating_add(Duration::from_secs(3600))));
+                guard.wake_at(Some(at));
+                poll_fn(|cx| {
+                    let rung = guard.poll_signals(cx).any(|signal| signal == Signal::Recheck);
+                    if rung { Poll::Ready(()) } else { Poll::Pending }
+                })
+                .await;
+                assert!(clock.now().mono >= at, "too early");
+                rung.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        let mut turns = 0;
+        while rung.load(Ordering::Relaxed) < STREAMS as u64 {
+            turns += u64::from(rung.load(Ordering::Relaxed) > 0);
+            tokio::task::yield_now().await;
+            assert!(clock.now().mono < at.saturating_add(Duration::from_secs(10)), "{rung:?} of {STREAMS} rang");
+        }
+        // A turn that takes long, on a busy machine, is followed by more alarms than usual.
+        assert!(turns > STREAMS as u64 / 10, "only {turns} turns while {STREAMS} alarms rang");
+        assert!(registry.is_empty() && registry.0.alarms.is_empty(), "what has rung is forgotten");
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_has_ended_leaves_no_alarm_behind() {
+        let registry = Registry::new(&Clock::system());
+        let mut guard = registry.reserve(entry("a"), Caps::default()).unwrap();
+        guard.wake_at(Some(Mono::from_origin(Duration::from_secs(60))));
+        guard.wake_at(Some(Mono::from_origin(Duration::from_secs(30))));
+        assert!(!registry.0.alarms.is_empty());
+        drop(guard);
+        assert!(registry.0.alarms.is_empty());
     }
 }

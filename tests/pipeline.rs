@@ -89,8 +89,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 fn gate(route: Route, certificates: Option<Vec<CertificateFiles>>) -> Gate {
     let config = listen::Config { name: "test".into(), address: ([127, 0, 0, 1], 0).into(), certificates };
     let listener = Listener::bind(&config).unwrap();
-    let (registry, tracker, shutdown) = (Registry::new(), TaskTracker::new(), CancellationToken::new());
     let clock = Clock::system();
+    let (registry, tracker, shutdown) = (Registry::new(&clock), TaskTracker::new(), CancellationToken::new());
     let gateway = Gateway::new(Config::default(), vec![Arc::new(route)], clock, registry.clone(), tracker.clone());
     let permits = Arc::new(Semaphore::new(PERMITS));
     let settings = listen::Settings {

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use portcullis::clock::{Clock, ManualClock};
-use portcullis::registry::{Caps, Entry, Registry};
+use portcullis::registry::{Caps, Entry, Guard, Registry};
 use portcullis::relay::{self, Early, Settings};
 use portcullis::stream::{CloseReason, Deadline, Limits, Outcome, Signal};
 use portcullis::token::Principal;
@@ -179,6 +179,20 @@ impl Peer {
     }
 }
 
+/// A place in a registry of its own.
+fn place(clock: &Clock) -> (Registry, Guard) {
+    let registry = Registry::new(clock);
+    let entry = Entry {
+        route: "test".into(),
+        peer: ([192, 0, 2, 1], 1).into(),
+        principal: Principal::new(&[]),
+        jti: None,
+        token: portcullis::secret::fingerprint(b""),
+    };
+    let guard = registry.reserve(entry, Caps::default()).unwrap();
+    (registry, guard)
+}
+
 struct Rig {
     client: Peer,
     service: Peer,
@@ -194,15 +208,7 @@ impl Rig {
     fn with_clock(stutter: bool, life: Duration, early: Early, limits: Limits, clock: Clock) -> Self {
         let (client, downstream) = Peer::new(stutter);
         let (service, upstream) = Peer::new(stutter);
-        let registry = Registry::new();
-        let entry = Entry {
-            route: "test".into(),
-            peer: ([192, 0, 2, 1], 1).into(),
-            principal: Principal::new(&[]),
-            jti: None,
-            token: portcullis::secret::fingerprint(b""),
-        };
-        let guard = registry.reserve(entry, Caps::default()).unwrap();
+        let (registry, guard) = place(&clock);
         let now = clock.now();
         let deadline = Deadline::new(Some(now.wall.saturating_add(life)), None, now);
         let settings =
@@ -627,6 +633,10 @@ impl Wire for Endless {
         Poll::Ready(Ok(bytes.len()))
     }
 
+    fn hold(&mut self, _bytes: &[u8]) -> usize {
+        0
+    }
+
     fn poll_flush(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
@@ -655,12 +665,11 @@ fn a_stream_that_never_has_to_wait_gives_way_to_what_the_kernel_has_for_others()
         runtime.block_on(async {
             let taken = Arc::new(AtomicU64::new(0));
             let side = |sends| Endless { taken: taken.clone(), sends, begun: false };
-            let entry = Entry { route: "test".into(), principal: Principal::new(vec![]), jti: None };
-            let guard = Registry::new().reserve(entry, Caps::default()).unwrap();
             let clock = Clock::system();
+            let (_registry, guard) = place(&clock);
             let deadline = Deadline::new(None, None, clock.now());
             let settings =
-                Settings { limits: Limits::default(), codes: Arc::default(), extensions: Extensions::None, deadline };
+                Settings { limits: Arc::default(), codes: Arc::default(), extensions: Extensions::None, deadline };
             tokio::spawn(relay::run(side(false), side(true), &Early::default(), settings, guard, clock));
             let (near, far) = tokio::net::UnixStream::pair().unwrap();
             near.writable().await.unwrap();

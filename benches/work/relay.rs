@@ -33,7 +33,8 @@ fn stream(payload: usize, frames: usize, reads: u64) -> impl Future<Output = Out
         masked,
         running: running.clone(),
     };
-    let (clock, registry) = (Clock::system(), Registry::new());
+    let clock = Clock::system();
+    let registry = Registry::new(&clock);
     let entry = Entry {
         route: "bench".into(),
         peer: ([192, 0, 2, 1], 1).into(),

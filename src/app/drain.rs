@@ -92,7 +92,8 @@ mod tests {
 
     #[tokio::test]
     async fn closes_are_spread_over_the_window_and_every_stream_is_told() {
-        let (registry, tracker, clock) = (Registry::new(), TaskTracker::new(), Clock::system());
+        let clock = Clock::system();
+        let (registry, tracker) = (Registry::new(&clock), TaskTracker::new());
         let streams: Vec<_> = (0..20).map(|_| stream(&registry, &tracker, &clock)).collect();
         tracker.close();
         let start = clock.now().mono;
@@ -110,7 +111,8 @@ mod tests {
 
     #[tokio::test]
     async fn the_wait_ends_with_the_limit() {
-        let (registry, tracker, clock) = (Registry::new(), TaskTracker::new(), Clock::system());
+        let clock = Clock::system();
+        let (registry, tracker) = (Registry::new(&clock), TaskTracker::new());
         tracker.spawn(std::future::pending::<()>());
         tracker.close();
         let start = clock.now().mono;

@@ -1,6 +1,6 @@
 //! One future per stream: signals, deadline, both pumps, the closing handshake.
 //!
-//! The relay owns the stream's state machine, both wires and one timer, all in one task: no lock stands on the data
+//! The relay owns the stream's state machine, both wires and one alarm, all in one task: no lock stands on the data
 //! path, and nothing is shared with other streams but the thread's scratch. It is spawned by the gateway's last stage
 //! and ends with the [`Outcome`]; what to log and to count is the spawner's part.
 
@@ -14,11 +14,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::Sleep;
 
-use crate::clock::{Clock, Mono, Now};
+use crate::clock::{Clock, Now};
 use crate::registry::Guard;
-use crate::stream::{CloseCodes, CloseReason, Deadline, Due, Farewell, Limits, Outcome, Side, Stream, codes};
+use crate::stream::{CloseCodes, CloseReason, Deadline, Due, Farewell, Limits, Outcome, Side, Signal, Stream, codes};
 use crate::wire::{Scratch, Wire};
 use crate::ws::{Extensions, Sender, close};
 use pump::{Judged, Leg};
@@ -53,9 +52,6 @@ pub struct Relay<D, U> {
     upstream: Leg<U>,
     guard: Guard,
     clock: Clock,
-    timer: Pin<Box<Sleep>>,
-    /// What the timer is set to.
-    armed: Option<Mono>,
     /// The code of the Close that we sent to the client.
     told_client: Option<u16>,
 }
@@ -83,9 +79,7 @@ pub fn run<D: Wire, U: Wire>(
         downstream: Leg::new(Side::Downstream, downstream, Sender::Client, extensions, &early.from_client),
         upstream: Leg::new(Side::Upstream, upstream, Sender::Upstream, extensions, &early.from_upstream),
         guard,
-        timer: Box::pin(tokio::time::sleep_until(clock.instant(Mono::default()).into())),
         clock,
-        armed: None,
         told_client: None,
     }
 }
@@ -107,8 +101,14 @@ impl<D: Wire, U: Wire> Relay<D, U> {
     fn turn(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Poll<Outcome> {
         let mut now = self.clock.now();
         self.stream.on_time(now);
+        let mut rung = false;
         for signal in self.guard.poll_signals(cx) {
+            rung |= signal == Signal::Recheck;
             self.stream.on_signal(signal, now);
+        }
+        if self.told_client.is_some() && !rung {
+            self.wait_for_turn(now);
+            return Poll::Pending;
         }
         for _ in 0..ROUNDS {
             // A stream that passes frames both ways, before and after, has not changed; others are compared.
@@ -122,7 +122,7 @@ impl<D: Wire, U: Wire> Relay<D, U> {
             if self.stream.is_over() {
                 return Poll::Ready(self.leave(cx));
             }
-            if self.poll_timer(cx, now) {
+            if self.poll_alarm(now) {
                 now = self.clock.now();
                 self.stream.on_time(now);
                 self.look_at_blocked(now);
@@ -157,25 +157,28 @@ impl<D: Wire, U: Wire> Relay<D, U> {
         });
     }
 
-    /// Has the task woken at the next deadline; true if that is now.
-    fn poll_timer(&mut self, cx: &mut Context<'_>, now: Now) -> bool {
+    /// Has the task woken at the next deadline; true if the one that it waited for has come.
+    fn poll_alarm(&mut self, now: Now) -> bool {
+        let come = self.guard.alarm().is_some_and(|at| at <= now.mono);
+        if come {
+            self.guard.wake_at(None);
+        }
         let blocked = self.downstream.is_blocked() || self.upstream.is_blocked();
         let look = blocked.then(|| now.mono.saturating_add(LOOK));
-        let Some(next) = [self.stream.next_deadline(now), look].into_iter().flatten().min() else {
-            self.armed = None;
-            return false;
-        };
+        let next = [self.stream.next_deadline(now), look].into_iter().flatten().min();
         // The two clocks' ideas of one deadline differ by microseconds from poll to poll; only a real change is worth
-        // moving the timer for. One that fires early is armed again.
-        if self.armed.is_none_or(|armed| next.saturating_add(SLACK) < armed) {
-            self.timer.as_mut().reset(self.clock.instant(next).into());
-            self.armed = Some(next);
+        // moving the alarm for. One that rings early is set again.
+        if let Some(next) = next.filter(|next| self.guard.alarm().is_none_or(|at| next.saturating_add(SLACK) < at)) {
+            self.guard.wake_at(Some(next));
         }
-        let fired = self.timer.as_mut().poll(cx).is_ready();
-        if fired {
-            self.armed = None;
+        come
+    }
+
+    /// What comes back after our Close is nobody's message: those that live go first, however many streams end at once.
+    fn wait_for_turn(&mut self, now: Now) {
+        if self.guard.alarm().is_none_or(|at| at > now.mono) {
+            self.guard.wake_at(Some(now.mono));
         }
-        fired
     }
 
     /// A side that is not read, because the other one is blocked, may be gone without the relay being woken.
@@ -264,5 +267,5 @@ thread_local! {
 const ROUNDS: usize = 8;
 /// How often a side that is not read is looked at.
 const LOOK: Duration = Duration::from_secs(5);
-/// By how much earlier a deadline must be for the timer to be moved.
+/// By how much earlier a deadline must be for the alarm to be moved.
 const SLACK: Duration = Duration::from_millis(1);

@@ -21,7 +21,7 @@ pub enum Signal {
     RouteGone,
     /// The gateway is leaving.
     Drain,
-    /// A clock was stepped: look at the deadline again.
+    /// The stream's alarm has rung, or a clock was stepped: look at the deadline again.
     Recheck,
 }
 
