@@ -9,7 +9,7 @@ use std::time::Duration;
 use std::{io, mem};
 
 use anyhow::{Context as _, ensure};
-use portcullis::clock::Clock;
+use portcullis::clock::{Clock, Wall};
 use portcullis::issuer::mint::{Mint, MintKey};
 use portcullis::secret::Secret;
 use portcullis::token::keys::Algorithm;
@@ -117,9 +117,9 @@ fn tls(ca: &[u8], resume: bool) -> anyhow::Result<TlsConnector> {
     Ok(TlsConnector::from(Arc::new(config)))
 }
 
-/// Tokens for one run, each with an hour to live: from a shared secret (a newline at its end is not part of it) or a
+/// Tokens for one run, which expire at `expiry` (or after an hour): from a shared secret (a newline at its end is not part of it) or a
 /// private key in PEM.
-pub fn tokens(algorithm: &str, mut key: Vec<u8>) -> anyhow::Result<Vec<String>> {
+pub fn tokens(algorithm: &str, mut key: Vec<u8>, expiry: Option<Wall>) -> anyhow::Result<Vec<String>> {
     let algorithm = Algorithm::from_name(algorithm).with_context(|| format!("{algorithm} is no algorithm"))?;
     let key = if key.starts_with(b"-----BEGIN") {
         MintKey::from_pem(algorithm, None, &key)?
@@ -130,6 +130,9 @@ pub fn tokens(algorithm: &str, mut key: Vec<u8>) -> anyhow::Result<Vec<String>> 
     let mut claims = serde_json::Map::new();
     claims.insert("iss".into(), ISSUER.into());
     claims.insert("aud".into(), "ws".into());
+    if let Some(expiry) = expiry {
+        claims.insert("exp".into(), expiry.as_secs().into());
+    }
     let mint = Mint::new(key, claims, Duration::from_secs(3600));
     let now = Clock::system().now();
     (0..TOKENS)
@@ -144,6 +147,15 @@ const ISSUER: &str = "https://issuer.test";
 pub enum Link {
     Tls(Box<TlsStream<TcpStream>>),
     Tcp(TcpStream),
+}
+
+impl Link {
+    pub fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Tls(stream) => stream.get_ref().0,
+            Self::Tcp(stream) => stream,
+        }
+    }
 }
 
 impl AsyncRead for Link {

@@ -24,6 +24,11 @@ impl Histogram {
         }
     }
 
+    /// How many values there are.
+    pub const fn count(&self) -> u64 {
+        self.total
+    }
+
     /// The value that `share` (0 to 1) of the samples do not exceed, rounded up to its bucket's end; 0 without samples.
     #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)] // counts
     pub fn quantile(&self, share: f64) -> u64 {

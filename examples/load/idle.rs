@@ -23,12 +23,13 @@ pub async fn idle(endpoint: Endpoint, plan: &Plan, streams: u32, touch: usize) -
         bail!("there is no process {pid}");
     }
     // What the proxy keeps for all streams is there before the first one counts.
-    close(open(&endpoint, touch).await?).await?;
+    close(open(&endpoint, "/", touch).await?).await?;
     sleep(SETTLING).await;
     let base = usage::pss(&plan.processes);
 
     let endpoint = Rc::new(endpoint);
-    let mut peers = timeout(OPENING, open_all(&endpoint, streams, touch)).await.context("no streams in time")??;
+    let mut peers =
+        timeout(OPENING, open_all(&endpoint, "/", streams, touch)).await.context("no streams in time")??;
     sleep(SETTLING).await;
     let full = usage::pss(&plan.processes);
     let before = usage::cpu(&plan.processes);
@@ -54,7 +55,12 @@ pub async fn idle(endpoint: Endpoint, plan: &Plan, streams: u32, touch: usize) -
 }
 
 /// Opens all streams, a few at a time.
-async fn open_all(endpoint: &Rc<Endpoint>, streams: u32, touch: usize) -> anyhow::Result<Vec<Peer<Link>>> {
+pub async fn open_all(
+    endpoint: &Rc<Endpoint>,
+    path: &'static str,
+    streams: u32,
+    touch: usize,
+) -> anyhow::Result<Vec<Peer<Link>>> {
     let mut openers = JoinSet::new();
     for opener in 0..OPENERS {
         let endpoint = endpoint.clone();
@@ -62,7 +68,7 @@ async fn open_all(endpoint: &Rc<Endpoint>, streams: u32, touch: usize) -> anyhow
         openers.spawn_local(async move {
             let mut peers = Vec::new();
             for _ in 0..mine {
-                peers.push(open(&endpoint, touch).await?);
+                peers.push(open(&endpoint, path, touch).await?);
             }
             anyhow::Ok(peers)
         });
@@ -74,8 +80,8 @@ async fn open_all(endpoint: &Rc<Endpoint>, streams: u32, touch: usize) -> anyhow
     Ok(all)
 }
 
-async fn open(endpoint: &Endpoint, touch: usize) -> anyhow::Result<Peer<Link>> {
-    let mut peer = endpoint.open("/", READ).await?;
+async fn open(endpoint: &Endpoint, path: &str, touch: usize) -> anyhow::Result<Peer<Link>> {
+    let mut peer = endpoint.open(path, READ).await?;
     if touch > 0 {
         echo(&mut peer, touch).await?;
     }
@@ -92,7 +98,7 @@ async fn echo(peer: &mut Peer<Link>, size: usize) -> anyhow::Result<()> {
 }
 
 #[allow(clippy::cast_precision_loss)] // KiB of one machine
-fn kib_each(base: u64, full: u64, streams: u32) -> f64 {
+pub fn kib_each(base: u64, full: u64, streams: u32) -> f64 {
     full.saturating_sub(base) as f64 / f64::from(streams)
 }
 

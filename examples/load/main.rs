@@ -8,6 +8,7 @@
 
 mod backend;
 mod endpoint;
+mod expiry;
 mod frame;
 mod histogram;
 mod idle;
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
+use portcullis::clock::Wall;
 use tokio::task::LocalSet;
 
 /// Load on a WebSocket proxy of this machine; one line of JSON tells what happened and what it cost.
@@ -62,6 +64,9 @@ enum Verb {
         /// Connections.
         #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=10_000))]
         connections: u32,
+        /// A file that gets a line for each message: when it was due (Unix time) and what it took, in microseconds.
+        #[arg(long)]
+        samples: Option<PathBuf>,
     },
     /// The backend sends as fast as it is read.
     Flood {
@@ -98,6 +103,25 @@ enum Verb {
         /// Bytes of the message that each stream echoes once before it falls silent; 0 for none.
         #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=16_777_216))]
         touch: u32,
+    },
+    /// Streams under /crowd whose tokens all expire at the same instant: when each gets its Close, and which.
+    Expiry {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        bounds: Bounds,
+        /// Streams.
+        #[arg(long, default_value_t = 9000, value_parser = clap::value_parser!(u32).range(1..=60_000))]
+        streams: u32,
+        /// When the tokens expire, Unix time in seconds: late enough for opening, settling and --seconds of silence.
+        #[arg(long)]
+        at: u64,
+        /// The code of the Close that each is to get.
+        #[arg(long, default_value_t = 3000)]
+        code: u16,
+        /// The reason in it.
+        #[arg(long, default_value = "token expired")]
+        reason: String,
     },
     /// A plain WebSocket service that costs little: echoes; a request for /flood?size=N is sent messages instead.
     Backend {
@@ -159,19 +183,25 @@ fn main() -> anyhow::Result<ExitCode> {
 async fn run(verb: Verb) -> anyhow::Result<(serde_json::Value, u64)> {
     match verb {
         Verb::Echo { target, bounds, size, connections } => {
-            verbs::echo(target.endpoint()?, &bounds.plan(), size as usize, connections).await
+            verbs::echo(target.endpoint(None)?, &bounds.plan(), size as usize, connections).await
         }
-        Verb::Rate { target, bounds, size, rate, connections } => {
-            verbs::rate(target.endpoint()?, &bounds.plan(), size as usize, rate, connections).await
+        Verb::Rate { target, bounds, size, rate, connections, samples } => {
+            let (endpoint, plan) = (target.endpoint(None)?, bounds.plan());
+            verbs::rate(endpoint, &plan, size as usize, rate, connections, samples.as_deref()).await
         }
         Verb::Flood { target, bounds, size, connections } => {
-            verbs::flood(target.endpoint()?, &bounds.plan(), size as usize, connections).await
+            verbs::flood(target.endpoint(None)?, &bounds.plan(), size as usize, connections).await
         }
         Verb::Handshake { target, bounds, connections } => {
-            verbs::handshake(target.endpoint()?, &bounds.plan(), connections).await
+            verbs::handshake(target.endpoint(None)?, &bounds.plan(), connections).await
         }
         Verb::Idle { target, bounds, streams, touch } => {
-            idle::idle(target.endpoint()?, &bounds.plan(), streams, touch as usize).await
+            idle::idle(target.endpoint(None)?, &bounds.plan(), streams, touch as usize).await
+        }
+        Verb::Expiry { target, bounds, streams, at, code, reason } => {
+            let at = Wall::from_epoch(Duration::from_secs(at));
+            let expiry = expiry::Expiry { at, streams, code, reason };
+            expiry::expiry(target.endpoint(Some(at))?, &bounds.plan(), expiry).await
         }
         Verb::Backend { port, seconds } => {
             backend::serve(port, Duration::from_secs(seconds)).await?;
@@ -181,12 +211,12 @@ async fn run(verb: Verb) -> anyhow::Result<(serde_json::Value, u64)> {
 }
 
 impl Target {
-    fn endpoint(&self) -> anyhow::Result<endpoint::Endpoint> {
+    fn endpoint(&self, expiry: Option<Wall>) -> anyhow::Result<endpoint::Endpoint> {
         let read = |path: &PathBuf| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
         let ca = self.ca.as_ref().map(read).transpose()?;
         let key = self.key.as_ref().map(read).transpose()?;
         let tokens = match key {
-            Some(key) => endpoint::tokens(&self.algorithm, key)?,
+            Some(key) => endpoint::tokens(&self.algorithm, key, expiry)?,
             None => Vec::new(),
         };
         endpoint::Endpoint::new(self.port, ca.as_deref(), self.resume, tokens)

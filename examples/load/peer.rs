@@ -20,6 +20,10 @@ impl<S> Peer<S> {
         Self { stream, buffer: vec![0; capacity.max(16)], from: 0, to: 0 }
     }
 
+    pub const fn stream(&self) -> &S {
+        &self.stream
+    }
+
     pub fn into_stream(self) -> S {
         self.stream
     }
@@ -64,8 +68,9 @@ impl<S: AsyncRead + Unpin> Peer<S> {
         Ok(())
     }
 
-    /// Reads up to a Close and then to the end of the stream; data that is still on its way is dropped.
-    pub async fn receive_close(&mut self) -> anyhow::Result<()> {
+    /// Reads up to a Close; its code (1005: it has none) and reason. Data that is still on its way is dropped.
+    pub async fn receive_close(&mut self) -> anyhow::Result<(u16, String)> {
+        let mut close = Vec::new();
         loop {
             let (first, mut length) = self.head().await?;
             while length > 0 {
@@ -73,6 +78,9 @@ impl<S: AsyncRead + Unpin> Peer<S> {
                     self.fill().await?;
                 }
                 let now = self.unread().len().min(usize::try_from(length).unwrap_or(usize::MAX));
+                if first == 0x88 {
+                    close.extend_from_slice(self.unread().get(..now).unwrap_or_default());
+                }
                 self.from += now;
                 length -= now as u64;
             }
@@ -80,9 +88,15 @@ impl<S: AsyncRead + Unpin> Peer<S> {
                 break;
             }
         }
-        // Whatever ends it: some peers leave without a close_notify.
+        Ok(match close.split_first_chunk() {
+            Some((code, reason)) => (u16::from_be_bytes(*code), String::from_utf8_lossy(reason).into_owned()),
+            None => (1005, String::new()),
+        })
+    }
+
+    /// Reads to the end of the stream, whatever ends it: some peers leave without a close_notify.
+    pub async fn receive_end(&mut self) {
         while matches!(self.stream.read(&mut self.buffer).await, Ok(1..)) {}
-        Ok(())
     }
 
     /// Reads a request's or an answer's head, up to its empty line.

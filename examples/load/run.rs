@@ -1,6 +1,7 @@
 //! One run: its workers, the stretch of it that is measured, and the report.
 
 use std::cell::{Cell, RefCell};
+use std::fmt::Write as _;
 use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
@@ -36,6 +37,8 @@ pub struct Run {
     errors: Cell<u64>,
     first_error: RefCell<Option<String>>,
     latency: RefCell<Histogram>,
+    /// Each message's due time and latency, if that was asked for.
+    samples: RefCell<Option<Vec<(Mono, Duration)>>>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -57,6 +60,7 @@ impl Run {
             errors: Cell::new(0),
             first_error: RefCell::new(None),
             latency: RefCell::new(Histogram::new()),
+            samples: RefCell::new(None),
         })
     }
 
@@ -85,9 +89,30 @@ impl Run {
             self.bytes.set(self.bytes.get() + bytes as u64);
         }
         if self.window.get().is_some_and(|(start, end)| (start..end).contains(&due)) {
-            let took = self.now().saturating_since(due).as_micros();
-            self.latency.borrow_mut().record(u64::try_from(took).unwrap_or(u64::MAX));
+            let took = self.now().saturating_since(due);
+            self.latency.borrow_mut().record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+            if let Some(samples) = &mut *self.samples.borrow_mut() {
+                samples.push((due, took));
+            }
         }
+    }
+
+    /// Has every latency kept, or none.
+    pub fn keep_samples(&self, keep: bool) {
+        *self.samples.borrow_mut() = keep.then(Vec::new);
+    }
+
+    /// A line for each message in the stretch that is measured: when it was due (Unix time) and what it took, both in
+    /// microseconds.
+    pub fn samples(&self) -> String {
+        let now = self.clock.now();
+        let mut lines = String::new();
+        for (due, took) in self.samples.borrow().iter().flatten() {
+            let due = now.wall.since_epoch().saturating_sub(now.mono.saturating_since(*due));
+            // Writing to a String does not fail.
+            let _ = writeln!(lines, "{} {}", due.as_micros(), took.as_micros());
+        }
+        lines
     }
 
     pub fn fail(&self, error: &anyhow::Error) {

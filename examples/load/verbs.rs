@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -50,8 +51,17 @@ pub async fn echo(endpoint: Endpoint, plan: &Plan, size: usize, connections: u32
     measure(&run, plan, "echo", (0..connections).map(worker).collect()).await
 }
 
-pub async fn rate(endpoint: Endpoint, plan: &Plan, size: usize, rate: u32, connections: u32) -> Report {
+/// `samples`: a file that gets each message's due time and latency.
+pub async fn rate(
+    endpoint: Endpoint,
+    plan: &Plan,
+    size: usize,
+    rate: u32,
+    connections: u32,
+    samples: Option<&Path>,
+) -> Report {
     let (run, endpoint) = (Run::new(), Rc::new(endpoint));
+    run.keep_samples(samples.is_some());
     let connections = connections.min(rate);
     let (senders, receivers): (Vec<_>, Vec<_>) = (0..connections).map(|_| mpsc::channel(QUEUE)).unzip();
     let pacer = Pacer::start(run.clock().clone(), rate, senders);
@@ -73,6 +83,9 @@ pub async fn rate(endpoint: Endpoint, plan: &Plan, size: usize, rate: u32, conne
     let report = measure(&run, plan, "rate", (0..).zip(receivers).map(worker).collect()).await;
     drop(pacer);
     let (mut report, errors) = report?;
+    if let Some(path) = samples {
+        std::fs::write(path, run.samples()).with_context(|| format!("cannot write {}", path.display()))?;
+    }
     if errors == 0 && plan.most > run.messages() && run.messages() < asked(rate, plan.window) {
         report["errors"] = 1.into();
         report["first_error"] = "the rate was not reached: what was due and not sent is in no quantile".into();
@@ -211,7 +224,9 @@ pub async fn handshake(endpoint: Endpoint, plan: &Plan, connections: u32) -> Rep
 pub async fn close<S: AsyncRead + AsyncWrite + Unpin>(mut peer: Peer<S>) -> anyhow::Result<()> {
     let leaving = async {
         peer.send(&frame::CLOSE).await?;
-        peer.receive_close().await
+        peer.receive_close().await?;
+        peer.receive_end().await;
+        Ok(())
     };
     timeout(Duration::from_secs(3), leaving).await.context("no Close in time")?
 }
