@@ -146,7 +146,9 @@ def report(rows, streams):
         of = [row for row in rows if row["workers"] == workers]
         span = lambda value: f"{middle(value, of):.4g} [{min(map(value, of)):.4g}-{max(map(value, of)):.4g}]"
         good &= middle(lambda row: row["arrived_ms"]["last"], of) <= LAST_CLOSE * 1e3
-        good &= middle(lambda row: row["ratio"], of) <= RATIO
+        # Workers on all cores leave none for the others themselves: what these wait for is not the gateway alone.
+        judged = workers < os.cpu_count()
+        good &= not judged or middle(lambda row: row["ratio"], of) <= RATIO
         cells = [
             str(workers),
             span(lambda row: row["arrived_ms"]["last"]),
@@ -154,7 +156,7 @@ def report(rows, streams):
             span(lambda row: row["over_ms"]),
             span(lambda row: row["cpu_user_s"] + row["cpu_system_s"]),
             f"{middle(lambda row: row['others_calm_us'], of):.0f} / {middle(lambda row: row['others_us'], of):.0f}",
-            span(lambda row: row["ratio"]),
+            span(lambda row: row["ratio"]) + ("" if judged else " (no core is left for the load: not judged)"),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     lines += [
