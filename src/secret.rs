@@ -87,9 +87,8 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
 }
 
 /// The fingerprint of what has the SHA-256 `hash`.
-pub const fn shortened(hash: &[u8; 32]) -> Fingerprint {
-    let [a, b, c, d, e, f, g, h, ..] = *hash;
-    Fingerprint([a, b, c, d, e, f, g, h])
+pub fn shortened(hash: &[u8; 32]) -> Fingerprint {
+    Fingerprint(hash.first_chunk().copied().unwrap_or_default())
 }
 
 /// The fingerprint of `bytes`.
