@@ -7,12 +7,13 @@ mod pair;
 
 use std::io::{self, Read as _};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Poll;
 
 use pair::{Forger, Heard, Pair, Start, TLS12, TLS13, VERSIONS, client_config, now, pattern, server_config};
 use portcullis::tls::{READ, RECORD, SEAL};
 use proptest::prelude::*;
-use rustls::{AlertDescription, Error, HandshakeKind, PeerMisbehaved, ProtocolVersion, ServerConnection};
+use rustls::{AlertDescription, Error, HandshakeKind, PeerMisbehaved, ProtocolVersion, ServerConfig, ServerConnection};
 use tokio::io::{AsyncRead as _, ReadBuf};
 
 #[test]
@@ -193,6 +194,10 @@ fn a_reader_that_takes_nothing_is_held_one_chunk_and_no_more() {
         assert!(pair.try_write(b"more").is_pending());
     }
     assert!(pair.server.held() <= SEAL + 4096, "{}", pair.server.held());
+    assert!(pair.close().is_pending());
+    let garbage = [23, 3, 3, 0, 20].iter().chain(&[7; 20]).copied().collect::<Vec<u8>>();
+    assert!(matches!(pair.deliver(&garbage).open_to_end().1, Heard::Failed(_)));
+    assert!(pair.server.held() <= SEAL + 4096, "{}, with a farewell and an alert", pair.server.held());
     pair.pipe().window = usize::MAX;
     assert!(pair.drain().is_ready());
     assert_eq!(pair.hear().bytes, pattern(7, 0, SEAL));
@@ -201,18 +206,32 @@ fn a_reader_that_takes_nothing_is_held_one_chunk_and_no_more() {
 
 #[test]
 fn small_reads_lose_nothing_and_hold_a_bounded_rest() {
-    let mut pair = Pair::new(TLS13);
-    let said = pattern(8, 0, 50_000);
-    let sealed = pair.seal(&said);
-    pair.deliver(&sealed);
-    let mut heard = Vec::new();
-    let mut room = [0; 7];
-    while let Poll::Ready(got) = read(&mut pair, &mut room) {
-        heard.extend_from_slice(&room[..got.unwrap()]);
-        assert!(pair.server.held() <= 3 * RECORD, "{}", pair.server.held());
+    for way in [read, |pair: &mut Pair, room: &mut [u8]| now(|cx| pair.server.poll_open(cx, room))] {
+        let mut pair = Pair::new(TLS13);
+        let said = pattern(8, 0, 150_000);
+        let sealed = pair.seal(&said);
+        pair.deliver(&sealed);
+        let mut heard = Vec::new();
+        let mut room = [0; 7];
+        while let Poll::Ready(got) = way(&mut pair, &mut room) {
+            heard.extend_from_slice(&room[..got.unwrap()]);
+            assert!(pair.server.held() <= 3 * RECORD, "{}", pair.server.held());
+        }
+        assert_eq!(heard, said);
+        assert_eq!(pair.server.held(), 0);
     }
-    assert_eq!(heard, said);
-    assert_eq!(pair.server.held(), 0);
+}
+
+#[test]
+fn without_room_nothing_is_read() {
+    let mut pair = Pair::new(TLS13);
+    let sealed = pair.seal(b"said");
+    pair.deliver(&sealed);
+    let reads = pair.pipe().reads;
+    assert_eq!(now(|cx| pair.server.poll_open(cx, &mut [])).map(Result::unwrap), Poll::Ready(0));
+    assert_eq!(read(&mut pair, &mut []).map(Result::unwrap), Poll::Ready(0));
+    assert_eq!(pair.pipe().reads, reads);
+    assert_eq!(pair.open(), b"said");
 }
 
 #[test]
@@ -268,10 +287,11 @@ fn a_garbled_hello_is_refused_with_an_alert_and_no_panic() {
         start.deliver(&hello);
         if let Poll::Ready(Err(error)) = start.step() {
             assert_eq!(error.kind(), io::ErrorKind::InvalidData, "byte {at}: {error}");
+            let cause: Error = *error.into_inner().unwrap().downcast().unwrap();
             refused += 1;
             let mut buffered = ServerConnection::new(server_config()).unwrap();
             buffered.read_tls(&mut &hello[..]).unwrap();
-            assert!(buffered.process_new_packets().is_err(), "byte {at}");
+            assert_eq!(buffered.process_new_packets().map(drop), Err(cause), "byte {at}");
             assert_eq!(!start.pipe().to_client.is_empty(), buffered.wants_write(), "byte {at}: an alert");
             told += usize::from(buffered.wants_write());
         }
@@ -369,6 +389,79 @@ fn either_side_may_end_first_and_the_other_goes_on() {
 }
 
 #[test]
+fn after_a_write_that_failed_nothing_more_is_sent() {
+    for (window, taken) in [(0, 0), (30, 10)] {
+        let mut pair = Pair::new(TLS13);
+        pair.echo();
+        pair.pipe().window = window;
+        if taken > 0 {
+            assert_eq!(pair.write(&[1; 10]), taken);
+        }
+        pair.pipe().write_fails = Some(io::ErrorKind::ConnectionReset);
+        let refused = Poll::Ready(Err(io::ErrorKind::ConnectionReset));
+        assert_eq!(pair.try_write(b"lost").map_err(|error| error.kind()), refused);
+        let mut pipe = pair.pipe();
+        (pipe.write_fails, pipe.window) = (None, usize::MAX);
+        let sent = pipe.to_client.len();
+        drop(pipe);
+        assert_eq!(pair.try_write(b"behind a gap").map_err(|error| error.kind()), refused);
+        assert!(matches!(now(|cx| pair.server.poll_drain(cx)), Poll::Ready(Err(_))));
+        assert!(matches!(now(|cx| pair.server.poll_close(cx)), Poll::Ready(Err(_))));
+        assert_eq!((pair.pipe().to_client.len(), pair.server.held()), (sent, 0));
+        // Reading goes on.
+        let sealed = pair.seal(b"said");
+        assert_eq!(pair.deliver(&sealed).open(), b"said");
+    }
+}
+
+#[test]
+fn keys_that_are_used_up_are_renewed_or_end_the_writing_in_order() {
+    let mut pair = Start::with(client_config(TLS13), pair::short_lived_keys()).shake().unwrap();
+    for round in 0..20 {
+        let said = pattern(13, round, 50_000);
+        assert_eq!(pair.write(&said), said.len());
+        assert_eq!(pair.hear().bytes, said, "{round}");
+    }
+    let mut pair = Start::with(client_config(TLS12), pair::short_lived_keys()).shake().unwrap();
+    let mut taken = 0;
+    while let Poll::Ready(Ok(more)) = pair.try_write(b"a word") {
+        taken += more;
+        assert!(taken < 1000);
+    }
+    let heard = pair.hear();
+    assert_eq!((heard.bytes.len(), heard.closed), (taken, true));
+    assert!(taken > 0 && pair.close().is_ready() && pair.server.held() == 0);
+}
+
+#[test]
+fn very_small_records_carry_all_that_was_taken() {
+    let mut config = ServerConfig::clone(&server_config());
+    config.max_fragment_size = Some(32);
+    for version in VERSIONS {
+        let mut pair = Start::with(client_config(version), Arc::new(config.clone())).shake().unwrap();
+        let said = pattern(14, 0, SEAL);
+        let taken = pair.write(&said);
+        assert!(taken > SEAL / 4 && taken < SEAL, "{taken}");
+        assert_eq!(pair.hear().bytes, said[..taken]);
+    }
+}
+
+#[test]
+fn a_renegotiation_is_refused_once_and_a_second_one_ends_the_session() {
+    let (mut pair, mut forger) = Forger::pair(TLS12);
+    let hello = pair::seal(&mut Start::new(TLS12).client, b"").split_off(5);
+    let sent = pair.pipe().to_client.len();
+    pair.deliver(&forger.handshake(&hello[..90])).deliver(&forger.handshake(&hello[90..]));
+    assert!(pair.open().is_empty());
+    let refusal = pair.pipe().to_client.len() - sent;
+    assert_eq!(refusal, 5 + 8 + 2 + 16, "one alert");
+    assert_eq!((pair.write(b"goes on"), pair.server.held()), (7, 0));
+    pair.deliver(&forger.data(b"said")).deliver(&forger.handshake(&hello));
+    let again = PeerMisbehaved::TooManyRenegotiationRequests;
+    assert_eq!(pair.open_to_end(), (b"said".to_vec(), Heard::Failed(again.into())));
+}
+
+#[test]
 fn garbage_after_our_own_farewell_is_an_error_like_any() {
     for version in VERSIONS {
         let mut pair = Pair::new(version);
@@ -407,7 +500,7 @@ fn key_updates_are_followed_and_answered_and_a_flood_of_them_is_none() {
 
 #[test]
 fn a_key_update_in_pieces_disturbs_no_write_between_them() {
-    let (mut pair, mut forger) = Forger::pair();
+    let (mut pair, mut forger) = Forger::pair(TLS13);
     pair.deliver(&forger.handshake(&[24, 0, 0]));
     assert!(pair.open().is_empty());
     for _ in 0..3 {
@@ -425,7 +518,7 @@ fn a_key_update_in_pieces_disturbs_no_write_between_them() {
     assert_eq!(pair.pipe().to_client.len() - before, (5 + 5 + 17) + (5 + 1 + 17));
 
     // Data inside a handshake message is an error (RFC 8446, section 5.1); so is the transport's end in one no panic.
-    let (mut pair, mut forger) = Forger::pair();
+    let (mut pair, mut forger) = Forger::pair(TLS13);
     pair.deliver(&forger.handshake(&[24, 0]));
     pair.deliver(&forger.data(b"no"));
     let (heard, end) = pair.open_to_end();
@@ -433,7 +526,7 @@ fn a_key_update_in_pieces_disturbs_no_write_between_them() {
         (heard, end),
         (Vec::new(), Heard::Failed(PeerMisbehaved::MessageInterleavedWithHandshakeMessage.into()))
     );
-    let (mut pair, mut forger) = Forger::pair();
+    let (mut pair, mut forger) = Forger::pair(TLS13);
     pair.deliver(&forger.handshake(&[24, 0]));
     pair.pipe().ended = true;
     assert_eq!(pair.open_to_end(), (Vec::new(), Heard::Ended));
@@ -443,13 +536,13 @@ fn a_key_update_in_pieces_disturbs_no_write_between_them() {
 
 #[test]
 fn oversize_and_endless_empty_records_are_refused() {
-    let (mut pair, mut forger) = Forger::pair();
+    let (mut pair, mut forger) = Forger::pair(TLS13);
     pair.deliver(&forger.data(&[1; 16 * 1024]));
     assert_eq!(pair.open().len(), 16 * 1024);
     pair.deliver(&forger.data(&vec![1; 16 * 1024 + 1]));
     assert_eq!(pair.open_to_end(), (Vec::new(), Heard::Failed(Error::PeerSentOversizedRecord)));
 
-    let (mut pair, mut forger) = Forger::pair();
+    let (mut pair, mut forger) = Forger::pair(TLS13);
     let flood: Vec<u8> = (0..100).flat_map(|_| forger.data(b"")).collect();
     pair.deliver(&flood);
     assert_eq!(pair.open_to_end().1, Heard::Failed(PeerMisbehaved::TooManyEmptyFragments.into()));
@@ -467,7 +560,7 @@ fn oversize_and_endless_empty_records_are_refused() {
 
 #[test]
 fn a_fatal_alert_of_the_client_ends_both_directions() {
-    let (mut pair, mut forger) = Forger::pair();
+    let (mut pair, mut forger) = Forger::pair(TLS13);
     pair.deliver(&forger.record(21, &[2, 80]));
     assert_eq!(pair.open_to_end().1, Heard::Failed(Error::AlertReceived(AlertDescription::InternalError)));
     assert_eq!(pair.try_write(b"x").map_err(drop), Poll::Ready(Err(())));
@@ -562,7 +655,7 @@ proptest! {
     ) {
         let version = if old { TLS12 } else { TLS13 };
         let mut pair = Pair::new(version);
-        let mut buffered = pair::buffered(version);
+        let mut buffered = pair::buffered(client_config(version), server_config());
         let mut sent = [Vec::new(), Vec::new()];
         for (client, sent) in [&mut pair.client, &mut buffered.0].into_iter().zip(&mut sent) {
             for deed in &deeds {
@@ -597,6 +690,78 @@ proptest! {
     }
 }
 
+/// What a forger sends.
+#[derive(Clone, Debug)]
+enum Forged {
+    Data(usize),
+    /// No client sends these, and rustls lets them pass: what it leaves of them in front must change nothing.
+    EmptyHandshake,
+}
+
+fn forged() -> impl Strategy<Value = Forged> {
+    prop_oneof![
+        4 => (1..200_usize).prop_map(Forged::Data),
+        2 => (1..16_384_usize).prop_map(Forged::Data),
+        1 => Just(Forged::Data(0)),
+        1 => Just(Forged::EmptyHandshake),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+
+    #[test]
+    fn empty_records_change_nothing_however_it_is_cut_read_and_answered(
+        records in prop::collection::vec(forged(), 1..25),
+        cuts in prop::collection::vec(1..9_000_usize, 1..20),
+        reads in prop::collection::vec((any::<bool>(), 1..90_000_usize, any::<bool>()), 1..20),
+        old in any::<bool>(),
+    ) {
+        let (mut pair, mut forger) = Forger::pair(if old { TLS12 } else { TLS13 });
+        let (mut sealed, mut said) = (Vec::new(), Vec::new());
+        for record in &records {
+            match record {
+                Forged::EmptyHandshake => sealed.extend(forger.handshake(&[])),
+                Forged::Data(length) => {
+                    // Much of it looks like the head of a long record.
+                    let data: Vec<u8> =
+                        pattern(15, said.len(), *length).into_iter().map(|byte| if byte % 5 < 2 { 0xff } else { byte }).collect();
+                    sealed.extend(forger.data(&data));
+                    said.extend(data);
+                }
+            }
+        }
+        let (mut heard, mut rest) = (Vec::new(), &sealed[..]);
+        let (mut cut, mut reads) = (cuts.iter().cycle(), reads.iter().cycle());
+        while !rest.is_empty() {
+            let (first, later) = rest.split_at((*cut.next().unwrap()).min(rest.len()));
+            rest = later;
+            pair.deliver(first);
+            loop {
+                let (bulk, room, answer) = *reads.next().unwrap();
+                if answer {
+                    pair.pipe().window = room % 300;
+                    prop_assert!(!matches!(pair.try_write(&[1; 100]), Poll::Ready(Err(_))));
+                    pair.pipe().window = usize::MAX;
+                    prop_assert!(pair.drain().is_ready());
+                }
+                let mut plain = vec![0; room];
+                let got = if bulk {
+                    now(|cx| pair.server.poll_open(cx, &mut plain))
+                } else {
+                    read(&mut pair, &mut plain)
+                };
+                prop_assert!(pair.server.held() <= 4 * RECORD, "{} bytes held", pair.server.held());
+                match got {
+                    Poll::Pending => break,
+                    Poll::Ready(got) => heard.extend_from_slice(&plain[..got.unwrap()]),
+                }
+            }
+        }
+        prop_assert!(heard == said, "{} bytes heard of {}", heard.len(), said.len());
+    }
+}
+
 fn read(pair: &mut Pair, room: &mut [u8]) -> Poll<io::Result<usize>> {
     let mut buffer = ReadBuf::new(room);
     now(|cx| Pin::new(&mut pair.server).poll_read(cx, &mut buffer)).map_ok(|()| buffer.filled().len())
@@ -604,7 +769,7 @@ fn read(pair: &mut Pair, room: &mut [u8]) -> Poll<io::Result<usize>> {
 
 #[test]
 fn an_empty_handshake_record_changes_nothing_of_what_follows() {
-    let (mut pair, mut forger) = Forger::pair();
+    let (mut pair, mut forger) = Forger::pair(TLS13);
     pair.deliver(&forger.handshake(&[]));
     assert!(pair.open().is_empty());
     // What rustls leaves in front from here on is the end of the last record, which looks like the head of a long one.
@@ -620,7 +785,7 @@ fn an_empty_handshake_record_changes_nothing_of_what_follows() {
 
 #[test]
 fn endless_empty_handshake_records_end_within_the_bound() {
-    let (mut pair, mut forger) = Forger::pair();
+    let (mut pair, mut forger) = Forger::pair(TLS13);
     let ended = (0..2_000).any(|_| {
         pair.deliver(&forger.handshake(&[]));
         pair.deliver(&forger.data(&[0; 40]));
@@ -658,7 +823,7 @@ fn an_error_together_with_the_end_of_the_handshake_is_told() {
 
 #[test]
 fn the_harness_hears_what_rustls_hears() {
-    let (mut client, mut server) = pair::buffered(TLS13);
+    let (mut client, mut server) = pair::buffered(client_config(TLS13), server_config());
     let sealed = pair::seal(&mut client, b"hello");
     assert_eq!(pair::hear_buffered(&mut server, &sealed), (b"hello".to_vec(), Heard::Waits));
     assert_eq!(server.protocol_version(), Some(ProtocolVersion::TLSv1_3));

@@ -11,6 +11,7 @@ use rustls::{ProtocolVersion, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::tls::TlsStream;
+use crate::tls::io::invalid;
 use crate::tls::session::{End, Session};
 
 /// A client's finished handshake.
@@ -46,7 +47,7 @@ where
         }
         if let Some(end) = stream.end() {
             let error = match end {
-                End::Failed(error) => io::Error::new(io::ErrorKind::InvalidData, error.clone()),
+                End::Failed(error) => invalid(error),
                 End::Closed | End::Cut => io::Error::new(io::ErrorKind::UnexpectedEof, "the client went away"),
             };
             // The alert, if it goes at once: a client that failed is not waited for.

@@ -27,11 +27,14 @@ struct Inner<T> {
     sent: usize,
     /// `close_notify` is sealed.
     closing: bool,
+    /// How a write has failed. Nothing can follow: it is not known how much the transport took.
+    lost: Option<io::ErrorKind>,
 }
 
 impl<T> TlsStream<T> {
     pub(super) fn new(io: T, session: Session) -> Self {
-        Self(Box::new(Inner { io, session, ahead: Vec::new(), read: 0, unsent: Vec::new(), sent: 0, closing: false }))
+        let (ahead, unsent) = (Vec::new(), Vec::new());
+        Self(Box::new(Inner { io, session, ahead, read: 0, unsent, sent: 0, closing: false, lost: None }))
     }
 
     /// What was agreed: version, suite, protocol.
@@ -66,8 +69,8 @@ impl<T> TlsStream<T> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> TlsStream<T> {
-    /// Reads at most [`READ`] bytes of records and opens them into `plain`; 0 is the end, with or without
-    /// `close_notify`. What finds no room there comes first the next time.
+    /// Reads at most as many bytes of records as `plain` has room for, and [`READ`], and opens them into it; 0 is the
+    /// end, with or without `close_notify`, or no room. What finds none comes first the next time.
     ///
     /// # Errors
     ///
@@ -75,7 +78,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> TlsStream<T> {
     pub fn poll_open(&mut self, cx: &mut Context<'_>, plain: &mut [u8]) -> Poll<io::Result<usize>> {
         let mut plain = ReadBuf::new(plain);
         self.take_ahead(&mut plain);
-        while plain.filled().is_empty() {
+        while plain.filled().is_empty() && plain.remaining() > 0 {
             match self.0.session.end() {
                 Some(End::Closed | End::Cut) => return Poll::Ready(Ok(0)),
                 Some(End::Failed(error)) => {
@@ -86,7 +89,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> TlsStream<T> {
                 }
                 None => {}
             }
-            ready!(self.0.poll_fill(cx, &mut plain, READ, After::Leave))?;
+            ready!(self.0.poll_fill(cx, &mut plain, After::Leave))?;
             if self.has_unsent() {
                 // An alert; if it cannot go now it goes with the next write or flush.
                 let _ = self.poll_drain(cx);
@@ -100,9 +103,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> TlsStream<T> {
     ///
     /// # Errors
     ///
-    /// Of the transport; `BrokenPipe` after [`TlsStream::poll_close`] or an alert.
+    /// Of the transport, and the same ever after, for what it took is not known; `BrokenPipe` after
+    /// [`TlsStream::poll_close`] or an alert.
     pub fn poll_seal(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.0.sent > 0 || self.0.unsent.len() > ALONG {
+        if self.0.sent > 0 || self.0.unsent.len() > ALONG || self.0.lost.is_some() {
             ready!(self.poll_drain(cx))?;
         }
         if self.0.closing {
@@ -110,15 +114,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> TlsStream<T> {
         }
         let inner = &mut *self.0;
         let sealed = Scratch::with(|scratch| {
-            let along = inner.unsent.len();
-            let Some((front, room)) = scratch.outgoing.split_at_mut_checked(along) else {
-                return Err(io::ErrorKind::OutOfMemory.into());
-            };
-            front.copy_from_slice(&inner.unsent);
-            let (taken, made) = inner.session.seal(bytes, room, &mut inner.unsent)?;
-            let records = scratch.outgoing.get(..along + made).unwrap_or_default();
-            inner.unsent = Vec::new();
-            let written = write(&mut inner.io, cx, records)?;
+            let (taken, made) = inner.session.seal(bytes, &mut scratch.outgoing, &mut inner.unsent)?;
+            let records = scratch.outgoing.get(..made).unwrap_or_default();
+            let written = write(&mut inner.io, cx, records, &mut inner.lost)?;
             // Exactly as much as is left: this is what a stream with a slow reader costs.
             inner.unsent = records.get(written..).unwrap_or_default().to_vec();
             Ok(taken)
@@ -132,13 +130,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> TlsStream<T> {
     /// Seals a few bytes without writing them: they go with what is written next, which should follow at once. How many
     /// bytes were taken: none if there are many, or if much waits already.
     pub fn seal_along(&mut self, bytes: &[u8]) -> usize {
-        let Inner { session, unsent, closing, .. } = &mut *self.0;
-        if *closing || unsent.len() > ALONG || bytes.len() > ALONG / 2 {
+        let Inner { session, unsent, sent, closing, .. } = &mut *self.0;
+        if *closing || *sent > 0 || unsent.len() > ALONG || bytes.len() > ALONG / 2 {
             return 0;
         }
-        let mut room = [0; ALONG];
+        let mut room = [0; 2 * ALONG];
         let Ok((taken, made)) = session.seal(bytes, &mut room, unsent) else { return 0 };
-        unsent.extend_from_slice(room.get(..made).unwrap_or_default());
+        *unsent = room.get(..made).unwrap_or_default().to_vec();
         taken
     }
 
@@ -148,17 +146,18 @@ impl<T: AsyncRead + AsyncWrite + Unpin> TlsStream<T> {
     ///
     /// Of the transport.
     pub fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Inner { io, unsent, sent, .. } = &mut *self.0;
-        if unsent.is_empty() {
-            return Poll::Ready(Ok(()));
-        }
-        *sent += write(io, cx, unsent.get(*sent..).unwrap_or_default())?;
-        if *sent < unsent.len() {
-            return Poll::Pending;
+        let Inner { io, unsent, sent, lost, .. } = &mut *self.0;
+        let rest = unsent.get(*sent..).unwrap_or_default();
+        let written = write(io, cx, rest, lost);
+        if let Ok(more) = written {
+            *sent += more;
+            if *sent < unsent.len() {
+                return Poll::Pending;
+            }
         }
         *unsent = Vec::new();
         *sent = 0;
-        Poll::Ready(Ok(()))
+        Poll::Ready(written.map(drop))
     }
 
     /// Ends the writing side: what was taken, `close_notify`, the end of the transport. Reading goes on.
@@ -182,8 +181,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> TlsStream<T> {
 
     /// Reads once, what may be meant for others than us, and opens it.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>, plain: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let most = plain.remaining().clamp(LEAST, READ);
-        self.0.poll_fill(cx, plain, most, After::Wipe)
+        self.0.poll_fill(cx, plain, After::Wipe)
     }
 
     fn take_ahead(&mut self, plain: &mut ReadBuf<'_>) {
@@ -201,15 +199,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> TlsStream<T> {
 }
 
 impl<T: AsyncRead + Unpin> Inner<T> {
-    /// Reads once, at most `most` bytes, and opens what came into `plain`. The end of the transport, and what else ends
-    /// the session, is then known to the session.
-    fn poll_fill(
-        &mut self,
-        cx: &mut Context<'_>,
-        plain: &mut ReadBuf<'_>,
-        most: usize,
-        after: After,
-    ) -> Poll<io::Result<()>> {
+    /// Reads once, and opens what came into `plain`. The end of the transport, and what else ends the session, is then
+    /// known to the session.
+    fn poll_fill(&mut self, cx: &mut Context<'_>, plain: &mut ReadBuf<'_>, after: After) -> Poll<io::Result<()>> {
+        let most = plain.remaining().clamp(LEAST, READ);
         let Self { io, session, ahead, unsent, .. } = self;
         Scratch::with(|scratch| {
             let kept = session.kept();
@@ -293,16 +286,29 @@ impl<T> fmt::Debug for TlsStream<T> {
     }
 }
 
-/// Writes as much as `io` takes now; less than all of it has `cx` woken when there is room.
-fn write(io: &mut (impl AsyncWrite + Unpin), cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<usize> {
+/// Writes as much as `io` takes now; less than all of it has `cx` woken when there is room. An error is `lost` for good.
+fn write(
+    io: &mut (impl AsyncWrite + Unpin),
+    cx: &mut Context<'_>,
+    bytes: &[u8],
+    lost: &mut Option<io::ErrorKind>,
+) -> io::Result<usize> {
+    if let Some(kind) = *lost {
+        return Err(kind.into());
+    }
     let mut written = 0;
     while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
-        match Pin::new(&mut *io).poll_write(cx, rest) {
-            Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
-            Poll::Ready(Ok(more)) => written += more,
-            Poll::Ready(Err(error)) => return Err(error),
+        let error = match Pin::new(&mut *io).poll_write(cx, rest) {
+            Poll::Ready(Ok(0)) => io::ErrorKind::WriteZero.into(),
+            Poll::Ready(Ok(more)) => {
+                written += more;
+                continue;
+            }
+            Poll::Ready(Err(error)) => error,
             Poll::Pending => break,
-        }
+        };
+        *lost = Some(error.kind());
+        return Err(error);
     }
     Ok(written)
 }
@@ -314,7 +320,7 @@ fn put(bytes: &[u8], plain: &mut ReadBuf<'_>) -> usize {
     now.len()
 }
 
-fn invalid(error: &rustls::Error) -> io::Error {
+pub(super) fn invalid(error: &rustls::Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error.clone())
 }
 

@@ -1,6 +1,7 @@
 //! One TLS session without its transport: records in, plaintext and answers out; plaintext in, records out.
 
 use std::io;
+use std::mem;
 
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{
@@ -99,20 +100,21 @@ impl Session {
         }
     }
 
-    /// Seals the start of `bytes`, at most [`SEAL`], into `outgoing`; how many bytes that took, and how many it made.
+    /// Seals the start of `bytes`, at most [`SEAL`], into `outgoing`, behind `answers`, which it takes; how many bytes it
+    /// sealed, and how many there are to send.
     pub(super) fn seal(
         &mut self,
         bytes: &[u8],
         outgoing: &mut [u8],
         answers: &mut Vec<u8>,
     ) -> io::Result<(usize, usize)> {
-        let sealed = self.write(|mut traffic, first| {
-            let room = outgoing.split_at_mut_checked(first.len());
+        let sealed = self.write(answers, |mut traffic, answers| {
+            let room = outgoing.split_at_mut_checked(answers.len());
             let (front, room) = room.ok_or_else(|| io::Error::other("no room for what must go first"))?;
-            front.copy_from_slice(&first);
             let (taken, made) = encrypt(&mut traffic, bytes, room)?;
-            Ok((taken, first.len() + made))
-        })?;
+            front.copy_from_slice(answers);
+            Ok((taken, mem::take(answers).len() + made))
+        });
         if sealed.is_err() {
             self.settle(answers);
         }
@@ -122,28 +124,28 @@ impl Session {
     /// Seals `close_notify`, once, unless an alert has ended the session.
     pub(super) fn close(&mut self, answers: &mut Vec<u8>) {
         let mut alert = [0; 512];
-        let closed = self.write(|mut traffic, first| {
-            answers.extend_from_slice(&first);
-            let made = traffic.queue_close_notify(&mut alert).unwrap_or_default();
-            answers.extend_from_slice(alert.get(..made).unwrap_or_default());
-        });
-        if closed.is_ok() {
-            self.settle(answers);
-        }
+        let made =
+            self.write(answers, |mut traffic, _| traffic.queue_close_notify(&mut alert).map_err(io::Error::other));
+        answers.reserve_exact(alert.len());
+        answers.extend_from_slice(alert.get(..made.unwrap_or_default()).unwrap_or_default());
+        self.settle(answers);
     }
 
-    /// Has `work` write, with what must be sent before that: nothing, as a rule.
-    fn write<R>(&mut self, work: impl FnOnce(WriteTraffic<'_, ServerConnectionData>, Vec<u8>) -> R) -> io::Result<R> {
+    /// Has `work` write, once what must be sent before that is among the answers: nothing new, as a rule.
+    fn write<R>(
+        &mut self,
+        answers: &mut Vec<u8>,
+        work: impl FnOnce(WriteTraffic<'_, ServerConnectionData>, &mut Vec<u8>) -> io::Result<R>,
+    ) -> io::Result<R> {
         if let Some(End::Failed(_)) = self.end {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        let mut first = Vec::new();
         loop {
             let UnbufferedStatus { discard, state } = self.tls.process_tls_records(&mut self.kept);
             debug_assert_eq!(discard, 0, "what is kept was of no use before");
             match state {
-                Ok(ConnectionState::WriteTraffic(traffic)) => return Ok(work(traffic, first)),
-                Ok(ConnectionState::EncodeTlsData(data)) => encode(data, &mut first),
+                Ok(ConnectionState::WriteTraffic(traffic)) => return work(traffic, answers),
+                Ok(ConnectionState::EncodeTlsData(data)) => encode(data, answers),
                 Ok(ConnectionState::TransmitTlsData(sent)) => sent.done(),
                 // Said once, and maybe not before now; what ends the loop follows.
                 Ok(ConnectionState::PeerClosed) => {}
@@ -177,6 +179,8 @@ fn encode(mut data: EncodeTlsData<'_, ServerConnectionData>, to: &mut Vec<u8>) {
     let start = to.len();
     // The only way to learn the size.
     if let Err(EncodeError::InsufficientSize(short)) = data.encode(&mut []) {
+        // No more than that: `to` may be large, and wait long.
+        to.reserve_exact(short.required_size);
         to.resize(start + short.required_size, 0);
         let made = data.encode(to.get_mut(start..).unwrap_or_default()).unwrap_or_default();
         to.truncate(start + made);
@@ -196,5 +200,52 @@ fn encrypt(
             Err(EncryptError::InsufficientSize(_)) if take > 1 => take /= 2,
             Err(error) => return Err(io::Error::other(error)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rustls::crypto::aws_lc_rs::default_provider;
+    use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig};
+
+    use super::*;
+
+    #[test]
+    fn what_must_go_first_is_not_lost_when_nothing_can_be_written() {
+        let mut session = greeted();
+        let mut answers = b"before".to_vec();
+        assert!(session.seal(b"x", &mut [0; 100], &mut answers).is_err());
+        assert!(answers.starts_with(b"before") && answers.len() > 100 && !session.tls.wants_write());
+
+        let mut session = greeted();
+        let mut answers = Vec::new();
+        session.close(&mut answers);
+        assert!(answers.len() > 100 && !session.tls.wants_write());
+    }
+
+    /// In the middle of a handshake, with a part of the server's answer still in line.
+    fn greeted() -> Session {
+        let provider = Arc::new(default_provider());
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let server = ServerConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], made.signing_key.into())
+            .unwrap();
+        let client = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth();
+        let mut client = ClientConnection::new(Arc::new(client), "localhost".try_into().unwrap()).unwrap();
+        let mut session = Session::new(UnbufferedServerConnection::new(Arc::new(server)).unwrap());
+        let mut hello = Vec::new();
+        client.write_tls(&mut hello).unwrap();
+        assert!(matches!(session.tls.process_tls_records(&mut hello).state, Ok(ConnectionState::EncodeTlsData(_))));
+        assert!(session.tls.wants_write());
+        session
     }
 }

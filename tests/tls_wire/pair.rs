@@ -9,12 +9,14 @@ use std::task::{Context, Poll, Waker};
 
 use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use portcullis::tls::{Accepted, TlsStream, accept};
-use rustls::crypto::aws_lc_rs::{Ticketer, cipher_suite::TLS13_AES_128_GCM_SHA256, default_provider, kx_group};
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::cipher_suite::{TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, TLS13_AES_128_GCM_SHA256};
+use rustls::crypto::aws_lc_rs::{Ticketer, default_provider, kx_group};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::version::{TLS12 as V12, TLS13 as V13};
 use rustls::{
-    ClientConfig, ClientConnection, ConnectionTrafficSecrets, Error, RootCertStore, ServerConfig, ServerConnection,
-    SupportedProtocolVersion,
+    CipherSuiteCommon, ClientConfig, ClientConnection, ConnectionTrafficSecrets, Error, RootCertStore, ServerConfig,
+    ServerConnection, SupportedCipherSuite, SupportedProtocolVersion, Tls12CipherSuite, Tls13CipherSuite,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -25,7 +27,7 @@ pub const VERSIONS: [Version; 2] = [TLS12, TLS13];
 
 /// What is between the two.
 pub struct Pipe {
-    to_server: VecDeque<u8>,
+    pub to_server: VecDeque<u8>,
     pub to_client: Vec<u8>,
     /// The client's sending has ended, behind what is on its way.
     pub ended: bool,
@@ -36,8 +38,13 @@ pub struct Pipe {
     pub write_most: usize,
     /// Bytes that the server may still write.
     pub window: usize,
+    /// What reading, and writing, comes to from now on.
+    pub read_fails: Option<io::ErrorKind>,
+    pub write_fails: Option<io::ErrorKind>,
     pub reads: usize,
     pub writes: usize,
+    /// How often the server was told to wait, and would be woken.
+    pub waits: usize,
 }
 
 /// The server's end of the pipe.
@@ -46,8 +53,12 @@ pub struct Io(Arc<Mutex<Pipe>>);
 impl AsyncRead for Io {
     fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut pipe = self.0.lock().unwrap();
+        if let Some(kind) = pipe.read_fails {
+            return Poll::Ready(Err(kind.into()));
+        }
         let most = pipe.to_server.len().min(buf.remaining()).min(pipe.read_most);
         if most == 0 && !pipe.ended {
+            pipe.waits += 1;
             return Poll::Pending;
         }
         pipe.reads += 1;
@@ -60,8 +71,12 @@ impl AsyncRead for Io {
 impl AsyncWrite for Io {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let mut pipe = self.0.lock().unwrap();
+        if let Some(kind) = pipe.write_fails {
+            return Poll::Ready(Err(kind.into()));
+        }
         let most = buf.len().min(pipe.window).min(pipe.write_most);
         if most == 0 {
+            pipe.waits += 1;
             return Poll::Pending;
         }
         pipe.writes += 1;
@@ -79,6 +94,9 @@ impl AsyncWrite for Io {
         Poll::Ready(Ok(()))
     }
 }
+
+/// What a server says to a handshake message that is longer than it would hold; rustls has no name for it.
+pub const TOO_LONG: &str = "a handshake message is too long";
 
 /// How a direction ended.
 #[derive(Clone, Debug, PartialEq)]
@@ -123,8 +141,11 @@ impl Start {
             read_most: usize::MAX,
             write_most: usize::MAX,
             window: usize::MAX,
+            read_fails: None,
+            write_fails: None,
             reads: 0,
             writes: 0,
+            waits: 0,
         }));
         let client = ClientConnection::new(client, "localhost".try_into().unwrap()).unwrap();
         let accepting = Box::pin(accept(Io(pipe.clone()), server));
@@ -159,11 +180,15 @@ impl Start {
             assert!(!(bytes.is_empty() && sent.is_empty()), "neither side goes on");
             assert!(hear(&mut self.client, &sent).alert.is_none());
         };
-        let Accepted { stream: server, server_name } = accepted;
-        let mut pair = Pair { client: self.client, server, server_name, pipe: self.pipe };
+        let mut pair = self.pair(accepted);
         assert!(pair.hear().alert.is_none());
         assert!(!pair.client.is_handshaking());
         Ok(pair)
+    }
+
+    pub fn pair(self, accepted: Accepted<Io>) -> Pair {
+        let Accepted { stream: server, server_name } = accepted;
+        Pair { client: self.client, server, server_name, pipe: self.pipe }
     }
 }
 
@@ -245,27 +270,29 @@ impl Pair {
 
 /// Seals what a correct client would not send.
 pub struct Forger {
+    version: Version,
     key: LessSafeKey,
     iv: [u8; 12],
     sequence: u64,
 }
 
 impl Forger {
-    /// A pair over TLS 1.3, and a forger with the client's keys, once each.
-    pub fn pair() -> (Pair, Self) {
-        let mut provider = default_provider();
-        provider.cipher_suites = vec![TLS13_AES_128_GCM_SHA256];
-        let mut config = client_with(provider, TLS13);
-        config.enable_secret_extraction = true;
-        let mut pair = Start::with(config.into(), server_config()).shake().unwrap();
+    /// A pair, and a forger with the client's keys, once each.
+    pub fn pair(version: Version) -> (Pair, Self) {
+        let mut pair = Start::with(forgeable(version), server_config()).shake().unwrap();
         pair.write(b"x");
         pair.hear();
-        let other = ClientConnection::new(client_config(TLS13), "localhost".try_into().unwrap()).unwrap();
+        let other = ClientConnection::new(client_config(version), "localhost".try_into().unwrap()).unwrap();
         let client = std::mem::replace(&mut pair.client, other);
+        (pair, Self::new(version, client))
+    }
+
+    /// With the keys of `client`, whose config is [`forgeable`] and which has nothing in line.
+    pub fn new(version: Version, client: ClientConnection) -> Self {
         let (sequence, secrets) = client.dangerous_extract_secrets().unwrap().tx;
         let ConnectionTrafficSecrets::Aes128Gcm { key, iv } = secrets else { panic!("another suite") };
         let key = LessSafeKey::new(UnboundKey::new(&AES_128_GCM, key.as_ref()).unwrap());
-        (pair, Self { key, iv: iv.as_ref().try_into().unwrap(), sequence })
+        Self { version, key, iv: iv.as_ref().try_into().unwrap(), sequence }
     }
 
     pub fn data(&mut self, bytes: &[u8]) -> Vec<u8> {
@@ -276,23 +303,33 @@ impl Forger {
         self.record(22, bytes)
     }
 
-    /// A record of TLS 1.3 (RFC 8446, section 5.2).
+    /// A record of TLS 1.3 (RFC 8446, section 5.2) or of TLS 1.2 with AES-GCM (RFC 5288, section 3).
     pub fn record(&mut self, kind: u8, bytes: &[u8]) -> Vec<u8> {
-        let mut body = [bytes, &[kind]].concat();
-        let [high, low] = u16::try_from(body.len() + 16).unwrap().to_be_bytes();
-        let head = [23, 3, 3, high, low];
-        let mut nonce = self.iv;
-        nonce[4..].iter_mut().zip(self.sequence.to_be_bytes()).for_each(|(byte, count)| *byte ^= count);
+        let sequence = self.sequence.to_be_bytes();
         self.sequence += 1;
-        self.key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(head), &mut body).unwrap();
-        [&head[..], &body].concat()
+        let mut nonce = self.iv;
+        nonce[4..].iter_mut().zip(sequence).for_each(|(byte, count)| *byte ^= count);
+        let head = |kind: u8, length: usize| {
+            let [high, low] = u16::try_from(length).unwrap().to_be_bytes();
+            [kind, 3, 3, high, low]
+        };
+        let (mut body, front, head, sealed_with) = if self.version == TLS13 {
+            let head = head(23, bytes.len() + 1 + 16);
+            ([bytes, &[kind]].concat(), &[][..], head, head.to_vec())
+        } else {
+            let with = [&sequence[..], &head(kind, bytes.len())].concat();
+            (bytes.to_vec(), &nonce[4..], head(kind, 8 + bytes.len() + 16), with)
+        };
+        let once = Nonce::assume_unique_for_key(nonce);
+        self.key.seal_in_place_append_tag(once, Aad::from(sealed_with), &mut body).unwrap();
+        [&head, front, &body].concat()
     }
 }
 
 /// rustls' buffered server and a client of it, the handshake done.
-pub fn buffered(version: Version) -> (ClientConnection, ServerConnection) {
-    let mut client = ClientConnection::new(client_config(version), "localhost".try_into().unwrap()).unwrap();
-    let mut server = ServerConnection::new(server_config()).unwrap();
+pub fn buffered(client: Arc<ClientConfig>, server: Arc<ServerConfig>) -> (ClientConnection, ServerConnection) {
+    let mut client = ClientConnection::new(client, "localhost".try_into().unwrap()).unwrap();
+    let mut server = ServerConnection::new(server).unwrap();
     while client.is_handshaking() || server.is_handshaking() {
         let bytes = seal(&mut client, b"");
         server.read_tls(&mut &bytes[..]).unwrap();
@@ -310,8 +347,10 @@ pub fn buffered(version: Version) -> (ClientConnection, ServerConnection) {
 pub fn hear_buffered(server: &mut ServerConnection, mut sealed: &[u8]) -> (Vec<u8>, Heard) {
     let mut heard = Vec::new();
     while !sealed.is_empty() {
-        if server.read_tls(&mut sealed).unwrap() == 0 {
-            return (heard, Heard::Ended);
+        match server.read_tls(&mut sealed) {
+            Ok(0) => return (heard, Heard::Ended),
+            Ok(_) => {}
+            Err(_) => return (heard, Heard::Failed(Error::General(TOO_LONG.into()))),
         }
         let state = server.process_new_packets();
         let mut plain = [0; 16 * 1024];
@@ -338,7 +377,7 @@ pub fn seal(client: &mut ClientConnection, bytes: &[u8]) -> Vec<u8> {
     sealed
 }
 
-fn hear(client: &mut ClientConnection, mut sent: &[u8]) -> Told {
+pub fn hear(client: &mut ClientConnection, mut sent: &[u8]) -> Told {
     let mut told = Told { bytes: Vec::new(), closed: false, alert: None };
     while !sent.is_empty() && !told.closed && told.alert.is_none() {
         client.read_tls(&mut sent).unwrap();
@@ -376,8 +415,30 @@ fn certificate() -> &'static (CertificateDer<'static>, Vec<u8>) {
 }
 
 pub fn server_config() -> Arc<ServerConfig> {
+    server_with(default_provider())
+}
+
+/// A server whose keys seal eight records each.
+pub fn short_lived_keys() -> Arc<ServerConfig> {
+    let mut provider = default_provider();
+    for suite in &mut provider.cipher_suites {
+        *suite = match suite {
+            SupportedCipherSuite::Tls12(suite) => {
+                let common = CipherSuiteCommon { confidentiality_limit: 8, ..suite.common };
+                SupportedCipherSuite::Tls12(Box::leak(Box::new(Tls12CipherSuite { common, ..**suite })))
+            }
+            SupportedCipherSuite::Tls13(suite) => {
+                let common = CipherSuiteCommon { confidentiality_limit: 8, ..suite.common };
+                SupportedCipherSuite::Tls13(Box::leak(Box::new(Tls13CipherSuite { common, ..**suite })))
+            }
+        };
+    }
+    server_with(provider)
+}
+
+fn server_with(provider: CryptoProvider) -> Arc<ServerConfig> {
     let (certificate, key) = certificate();
-    let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
@@ -395,7 +456,16 @@ pub fn client_config(version: Version) -> Arc<ClientConfig> {
     Arc::new(client_with(provider, version))
 }
 
-fn client_with(provider: rustls::crypto::CryptoProvider, version: Version) -> ClientConfig {
+/// For a client whose keys a [`Forger`] gets.
+pub fn forgeable(version: Version) -> Arc<ClientConfig> {
+    let mut provider = default_provider();
+    provider.cipher_suites = vec![TLS13_AES_128_GCM_SHA256, TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256];
+    let mut config = client_with(provider, version);
+    config.enable_secret_extraction = true;
+    Arc::new(config)
+}
+
+fn client_with(provider: CryptoProvider, version: Version) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(certificate().0.clone()).unwrap();
     let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
