@@ -218,9 +218,10 @@ impl Talk {
                 20 => self.seal(script.number(100_000 - 1)),
                 21 => self.seal(script.below(200)),
                 22 => self.drain(),
-                _ => match script.below(4) {
+                _ => match script.below(5) {
                     0 => self.close(),
                     1 => self.flush(),
+                    2 => self.seal_along(script.number(1_200)),
                     _ => self.hear(),
                 },
             }
@@ -370,6 +371,12 @@ impl Talk {
             Poll::Ready(Err(error)) => self.check_write(&error),
             Poll::Pending => {}
         }
+    }
+
+    fn seal_along(&mut self, length: usize) {
+        let taken = self.pair.server.seal_along(&pattern(DOWN, self.taken, length));
+        assert!(taken <= length && (taken == 0 || !self.closing && !self.failed()), "{taken} of {length}");
+        self.taken += taken;
     }
 
     fn drain(&mut self) {
