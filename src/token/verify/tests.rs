@@ -217,6 +217,16 @@ fn times_are_judged_to_the_nanosecond_and_never_wrap() {
 }
 
 #[test]
+fn an_exp_in_milliseconds_is_told_so() {
+    let denial = |claims: &str| {
+        let token = mint_raw(Algorithm::HS256, r#"{"alg":"HS256"}"#, claims);
+        hs256().verify(&token, at(NOW, 0)).unwrap_err().to_string()
+    };
+    assert!(denial(r#"{"exp":1700000010000}"#).contains("milliseconds"));
+    assert!(!denial(r#"{"exp":1800000000}"#).contains("milliseconds"));
+}
+
+#[test]
 fn leeway_counts_for_exp_only_and_skew_for_nbf_and_iat_only() {
     let mut lenient = issuer("default", Algorithm::HS256);
     lenient.leeway = Duration::from_secs(3);
