@@ -7,8 +7,10 @@ use std::future::{Future, poll_fn};
 use std::mem;
 use std::pin::pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 /// As many turns as handshakes may make a step before the streams are looked at again.
 pub(super) fn turns() -> Semaphore {
@@ -19,7 +21,8 @@ pub(super) fn turns() -> Semaphore {
 pub(super) async fn in_turn<F: Future>(turns: &Semaphore, handshake: F) -> F::Output {
     let mut handshake = pin!(handshake);
     loop {
-        let turn = turns.acquire().await;
+        // On a worker that streams keep busy turns come slowly: nobody is kept from his for long.
+        let turn = timeout(AT_MOST, turns.acquire()).await;
         // Whatever is ready, and what the kernel has, goes first.
         tokio::task::yield_now().await;
         let step = poll_fn(|cx| Poll::Ready(handshake.as_mut().poll(cx))).await;
@@ -39,6 +42,8 @@ async fn woken() {
 
 /// Steps for each worker.
 const STEPS: usize = 4;
+/// How long a step waits for its turn.
+const AT_MOST: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {
@@ -46,6 +51,14 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use tokio::net::UnixStream;
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_kept_from_his_turn_for_long() {
+        let turns = turns();
+        let _all = turns.acquire_many(u32::try_from(turns.available_permits()).unwrap()).await.unwrap();
+        let limit = 2 * AT_MOST;
+        timeout(limit, in_turn(&turns, async {})).await.expect("a step");
+    }
 
     #[tokio::test]
     async fn a_burst_of_handshakes_lets_a_stream_be_heard_after_a_few_steps() {
