@@ -13,11 +13,12 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Context;
 
+pub use alarms::Alarm;
 use alarms::Alarms;
 use futures_util::task::AtomicWaker;
 use tokio::task::AbortHandle;
 
-use crate::clock::{Clock, Mono};
+use crate::clock::Clock;
 use crate::secret::Fingerprint;
 use crate::stream::Signal;
 use crate::telemetry::StreamLine;
@@ -89,6 +90,31 @@ struct Mailbox {
     waker: AtomicWaker,
 }
 
+/// Signals that were taken from a mailbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Signals(u8);
+
+impl Signals {
+    const fn of(signal: Signal) -> Self {
+        Self(1 << signal as u8)
+    }
+
+    /// Whether there is none.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Whether this one is among them.
+    pub const fn contains(self, signal: Signal) -> bool {
+        self.0 & Self::of(signal).0 != 0
+    }
+
+    /// The signals, the gravest first.
+    pub fn iter(self) -> impl Iterator<Item = Signal> {
+        Signal::ALL.into_iter().filter(move |signal| self.contains(*signal))
+    }
+}
+
 impl Registry {
     /// An empty registry, whose alarms are set by this clock. Must be called within a tokio runtime: they ring there.
     pub fn new(clock: &Clock) -> Self {
@@ -132,7 +158,7 @@ impl Registry {
     pub fn signal_where(&self, chosen: impl Fn(&Entry) -> bool, signal: Signal) -> usize {
         let places: Vec<_> = self.lock().places.values().filter(|place| chosen(&place.entry)).cloned().collect();
         for place in &places {
-            place.mailbox.put(signal);
+            self.put(place, signal);
         }
         places.len()
     }
@@ -141,9 +167,16 @@ impl Registry {
     pub fn signal(&self, id: u64, signal: Signal) -> bool {
         let place = self.lock().places.get(&id).cloned();
         place.is_some_and(|place| {
-            place.mailbox.put(signal);
+            self.put(&place, signal);
             true
         })
+    }
+
+    /// The signal is there at once; the stream is woken in its turn, so that thousands are not woken together.
+    fn put(&self, place: &Arc<Place>, signal: Signal) {
+        if place.mailbox.put(signal) {
+            self.0.alarms.wake_soon(place);
+        }
     }
 
     /// The numbers of all live streams, in no order.
@@ -157,9 +190,9 @@ impl Registry {
 }
 
 impl Mailbox {
-    fn put(&self, signal: Signal) {
-        self.signals.fetch_or(1 << signal as u8, Ordering::Release);
-        self.waker.wake();
+    /// Puts the signal in; whether it is the only one.
+    fn put(&self, signal: Signal) -> bool {
+        self.signals.fetch_or(Signals::of(signal).0, Ordering::Release) == 0
     }
 }
 
@@ -169,7 +202,7 @@ pub struct Guard {
     id: u64,
     place: Arc<Place>,
     /// What the alarm was last set to.
-    alarm: Option<Mono>,
+    alarm: Option<Alarm>,
     registry: Arc<Shared>,
 }
 
@@ -192,27 +225,26 @@ impl Guard {
         }
     }
 
-    /// Takes the signals that wait, the gravest first, and has the task woken by the next one.
-    pub fn poll_signals(&self, cx: &mut Context<'_>) -> impl Iterator<Item = Signal> + use<> {
+    /// Takes the signals that wait, and has the task woken by the next one.
+    pub fn poll_signals(&self, cx: &mut Context<'_>) -> Signals {
         let mailbox = &self.place.mailbox;
         mailbox.waker.register(cx.waker());
-        let waiting = match mailbox.signals.load(Ordering::Relaxed) {
-            0 => 0,
-            _ => mailbox.signals.swap(0, Ordering::Acquire),
-        };
-        Signal::ALL.into_iter().filter(move |signal| waiting & (1 << *signal as u8) != 0)
+        match mailbox.signals.load(Ordering::Relaxed) {
+            0 => Signals(0),
+            _ => Signals(mailbox.signals.swap(0, Ordering::Acquire)),
+        }
     }
 
     /// What the alarm was last set to; it may have rung.
-    pub const fn alarm(&self) -> Option<Mono> {
+    pub const fn alarm(&self) -> Option<Alarm> {
         self.alarm
     }
 
     /// Has the task that last called [`Guard::poll_signals`] told to [recheck](Signal::Recheck) at this time, and not at
     /// the one set before. It may be told later if many are to be told at once, and never earlier.
-    pub fn wake_at(&mut self, at: Option<Mono>) {
-        let before = std::mem::replace(&mut self.alarm, at);
-        self.registry.alarms.shift(self.id, &self.place, before, at);
+    pub fn wake_at(&mut self, alarm: Option<Alarm>) {
+        let before = std::mem::replace(&mut self.alarm, alarm);
+        self.registry.alarms.shift(self.id, &self.place, before, alarm);
     }
 }
 
@@ -244,6 +276,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::clock::Mono;
 
     fn entry(route: &str) -> Entry {
         Entry {
@@ -280,7 +313,7 @@ mod tests {
         assert_eq!(registry.signal_where(|entry| &*entry.route == "a", Signal::Drain), 1);
         registry.signal_all(Signal::Recheck);
         registry.signal_all(Signal::Recheck);
-        let mut heard = |guard: &Guard| guard.poll_signals(&mut cx).collect::<Vec<_>>();
+        let mut heard = |guard: &Guard| guard.poll_signals(&mut cx).iter().collect::<Vec<_>>();
         assert_eq!(heard(&a), [Signal::Drain, Signal::Recheck]);
         assert_eq!(heard(&a), []);
         assert_eq!(heard(&b), [Signal::Recheck]);
@@ -300,10 +333,10 @@ mod tests {
             let mut guard = registry.reserve(entry("a"), Caps::default()).unwrap();
             let (clock, rung) = (clock.clone(), rung.clone());
             tokio::spawn(async move {
-                guard.wake_at(Some(at.saturating_add(Duration::from_secs(3600))));
-                guard.wake_at(Some(at));
+                guard.wake_at(Some(Alarm::At(at.saturating_add(Duration::from_secs(3600)))));
+                guard.wake_at(Some(Alarm::At(at)));
                 poll_fn(|cx| {
-                    let rung = guard.poll_signals(cx).any(|signal| signal == Signal::Recheck);
+                    let rung = guard.poll_signals(cx).contains(Signal::Recheck);
                     if rung { Poll::Ready(()) } else { Poll::Pending }
                 })
                 .await;
@@ -323,11 +356,34 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn deadlines_go_before_turns_and_signals_before_both() {
+        let registry = Registry::new(&Clock::system());
+        let now = Mono::from_origin(Duration::from_secs(60));
+        let place = |alarm| {
+            let mut guard = registry.reserve(entry("a"), Caps::default()).unwrap();
+            guard.wake_at(alarm);
+            guard
+        };
+        let turns =
+            [Duration::from_secs(1), Duration::from_secs(2)].map(|at| place(Some(Alarm::Turn(Mono::from_origin(at)))));
+        let late = place(Some(Alarm::At(now)));
+        let _later = place(Some(Alarm::At(now.saturating_add(Duration::from_secs(1)))));
+        let signalled = place(None);
+        registry.signal(signalled.id(), Signal::Revoke);
+        let (due, next) = registry.0.alarms.due(now, 3);
+        for (place, guard) in due.iter().zip([&signalled, &late, &turns[0]]) {
+            assert!(Arc::ptr_eq(place, &guard.place));
+        }
+        assert_eq!((due.len(), next), (3, turns[1].alarm().map(Alarm::at)));
+        assert_eq!(registry.0.alarms.due(now, 3).0.len(), 1, "what is not due waits");
+    }
+
+    #[tokio::test]
     async fn a_stream_that_has_ended_leaves_no_alarm_behind() {
         let registry = Registry::new(&Clock::system());
         let mut guard = registry.reserve(entry("a"), Caps::default()).unwrap();
-        guard.wake_at(Some(Mono::from_origin(Duration::from_secs(60))));
-        guard.wake_at(Some(Mono::from_origin(Duration::from_secs(30))));
+        guard.wake_at(Some(Alarm::At(Mono::from_origin(Duration::from_secs(60)))));
+        guard.wake_at(Some(Alarm::Turn(Mono::from_origin(Duration::from_secs(30)))));
         assert!(!registry.0.alarms.is_empty());
         drop(guard);
         assert!(registry.0.alarms.is_empty());

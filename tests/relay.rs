@@ -36,6 +36,8 @@ struct State {
     stutter: bool,
     /// For reads and for writes: whether the last poll blocked.
     blocked: [bool; 2],
+    /// A read takes an hour of this clock.
+    slow: Option<ManualClock>,
     waker: Option<Waker>,
 }
 
@@ -73,6 +75,9 @@ impl Wire for TestWire {
         let read = chunk.len().min(state.to_gateway.len()).min(most);
         for (to, from) in chunk.iter_mut().zip(state.to_gateway.drain(..read)) {
             *to = from;
+        }
+        if let Some(clock) = &state.slow {
+            clock.step_wall(3600);
         }
         Poll::Ready(Ok(read))
     }
@@ -493,6 +498,28 @@ async fn a_stepped_clock_is_noticed_on_the_next_frame_and_at_a_recheck() {
         }
         rig.client.until(|state| !state.from_gateway.is_empty()).await;
         assert_eq!(close_code(&rig.client.received()), 3000);
+        assert_eq!(rig.service.received().len(), masked(0x81, b"before").len() + 8, "the late frame did not pass");
+        rig.client.end();
+        rig.service.end();
+        assert_eq!(rig.ends().await.reason, CloseReason::Expired);
+    }
+}
+
+#[tokio::test]
+async fn a_frame_is_judged_by_the_time_at_which_it_is_there() {
+    for up in [true, false] {
+        let clock = ManualClock::new();
+        let rig = Rig::with_clock(false, Duration::from_secs(1800), Early::default(), Limits::default(), clock.clock());
+        rig.client.send(&masked(0x81, b"before"));
+        rig.service.receives(&masked(0x81, b"before")).await;
+        let (from, frame) =
+            if up { (&rig.client, masked(0x81, b"late")) } else { (&rig.service, plain(0x81, b"late")) };
+        from.change(|state| {
+            state.slow = Some(clock.clone());
+            state.to_gateway.extend(frame);
+        });
+        rig.client.until(|state| !state.from_gateway.is_empty()).await;
+        assert_eq!(close_code(&rig.client.received()), 3000, "the late frame is not what came first");
         assert_eq!(rig.service.received().len(), masked(0x81, b"before").len() + 8, "the late frame did not pass");
         rig.client.end();
         rig.service.end();

@@ -81,11 +81,8 @@ mod tests {
         let guard = registry.reserve(entry, Caps::default()).unwrap();
         let clock = clock.clone();
         tracker.spawn(async move {
-            poll_fn(|cx| {
-                let told = guard.poll_signals(cx).any(|signal| signal == Signal::Drain);
-                if told { Poll::Ready(()) } else { Poll::Pending }
-            })
-            .await;
+            poll_fn(|cx| if guard.poll_signals(cx).contains(Signal::Drain) { Poll::Ready(()) } else { Poll::Pending })
+                .await;
             clock.now().mono
         })
     }

@@ -15,12 +15,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::clock::{Clock, Now};
-use crate::registry::Guard;
-use crate::stream::{CloseCodes, CloseReason, Deadline, Due, Farewell, Limits, Outcome, Side, Signal, Stream, codes};
+use crate::clock::{Clock, Mono, Now};
+use crate::registry::{Alarm, Guard};
+use crate::stream::{
+    CloseCodes, CloseReason, Deadline, Due, Farewell, Flow, Limits, Outcome, Side, Signal, Stream, codes,
+};
 use crate::wire::{Scratch, Wire};
 use crate::ws::{Extensions, Sender, close};
-use pump::{Judged, Leg};
+use pump::Leg;
 
 /// What the stream is held to.
 #[derive(Clone, Debug)]
@@ -97,36 +99,39 @@ impl<D: Wire + Unpin, U: Wire + Unpin> Future for Relay<D, U> {
 }
 
 impl<D: Wire, U: Wire> Relay<D, U> {
-    /// One poll: time, signals, both directions, what is due to either side; again while that changed anything.
+    /// One poll. Most have only frames to pass; the others take time, signals, both directions and what is due to either
+    /// side, again while that changed anything.
     fn turn(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Poll<Outcome> {
+        let signals = self.guard.poll_signals(cx);
+        if signals.is_empty() && self.is_quiet() {
+            self.pump(cx, scratch);
+            if self.is_quiet() {
+                return Poll::Pending;
+            }
+        }
+        // Read after the signals: an alarm that has rung is seen to be due.
         let mut now = self.clock.now();
         self.stream.on_time(now);
-        let mut rung = false;
-        for signal in self.guard.poll_signals(cx) {
-            rung |= signal == Signal::Recheck;
+        for signal in signals.iter() {
             self.stream.on_signal(signal, now);
         }
-        if self.told_client.is_some() && !rung {
+        if self.told_client.is_some() && !signals.contains(Signal::Recheck) && !self.owes() {
             self.wait_for_turn(now);
             return Poll::Pending;
         }
         for _ in 0..ROUNDS {
-            // A stream that passes frames both ways, before and after, has not changed; others are compared.
-            let before = (!self.stream.is_calm()).then(|| self.stream.clone());
+            let before = self.stream.clone();
             self.deliver(cx, now);
-            let Self { stream, clock, downstream, upstream, .. } = self;
-            let mut judged = Judged { stream, clock, now, stale: false };
-            downstream.pump(upstream, &mut judged, cx, scratch);
-            upstream.pump(downstream, &mut judged, cx, scratch);
+            self.pump(cx, scratch);
+            now = self.clock.now();
             self.deliver(cx, now);
             if self.stream.is_over() {
                 return Poll::Ready(self.leave(cx));
             }
             if self.poll_alarm(now) {
-                now = self.clock.now();
                 self.stream.on_time(now);
                 self.look_at_blocked(now);
-            } else if before.map_or(self.stream.is_calm(), |before| self.stream == before) {
+            } else if self.stream == before {
                 return Poll::Pending;
             }
         }
@@ -134,12 +139,35 @@ impl<D: Wire, U: Wire> Relay<D, U> {
         Poll::Pending
     }
 
+    /// Both directions.
+    fn pump(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) {
+        let Self { stream, clock, downstream, upstream, .. } = self;
+        downstream.pump(upstream, (stream, clock), cx, scratch);
+        upstream.pump(downstream, (stream, clock), cx, scratch);
+    }
+
+    /// Whether there is nothing but frames to pass: the alarm is set, nothing is due to either side, nothing waits. Each
+    /// frame is judged by the clock all the same.
+    fn is_quiet(&self) -> bool {
+        self.stream.is_calm()
+            && self.guard.alarm().is_some()
+            && !self.has_unsent()
+            && !self.downstream.is_blocked()
+            && !self.upstream.is_blocked()
+    }
+
+    /// Whether something for either side is on its way: bytes taken, or the rest of a frame that may be finished.
+    fn owes(&self) -> bool {
+        self.has_unsent() || Side::BOTH.into_iter().any(|side| self.stream.flow(side) == Flow::Finish)
+    }
+
+    fn has_unsent(&self) -> bool {
+        self.downstream.has_unsent() || self.upstream.has_unsent()
+    }
+
     /// Sends what is due to either side: a Close, the FIN, a reset; and whatever is still on its way.
     fn deliver(&mut self, cx: &mut Context<'_>, now: Now) {
         let Self { stream, downstream, upstream, codes, told_client, .. } = self;
-        if stream.is_calm() && !downstream.has_unsent() && !upstream.has_unsent() {
-            return;
-        }
         deliver_to(downstream, upstream, stream, now, cx, |farewell| match farewell {
             Farewell::Cause(reason) => {
                 let text = codes.downstream(reason);
@@ -159,7 +187,7 @@ impl<D: Wire, U: Wire> Relay<D, U> {
 
     /// Has the task woken at the next deadline; true if the one that it waited for has come.
     fn poll_alarm(&mut self, now: Now) -> bool {
-        let come = self.guard.alarm().is_some_and(|at| at <= now.mono);
+        let come = self.guard.alarm().is_some_and(|alarm| alarm.at() <= now.mono);
         if come {
             self.guard.wake_at(None);
         }
@@ -168,16 +196,17 @@ impl<D: Wire, U: Wire> Relay<D, U> {
         let next = [self.stream.next_deadline(now), look].into_iter().flatten().min();
         // The two clocks' ideas of one deadline differ by microseconds from poll to poll; only a real change is worth
         // moving the alarm for. One that rings early is set again.
-        if let Some(next) = next.filter(|next| self.guard.alarm().is_none_or(|at| next.saturating_add(SLACK) < at)) {
-            self.guard.wake_at(Some(next));
+        let later = |next: &Mono| self.guard.alarm().is_none_or(|alarm| next.saturating_add(SLACK) < alarm.at());
+        if let Some(next) = next.filter(later) {
+            self.guard.wake_at(Some(Alarm::At(next)));
         }
         come
     }
 
     /// What comes back after our Close is nobody's message: those that live go first, however many streams end at once.
     fn wait_for_turn(&mut self, now: Now) {
-        if self.guard.alarm().is_none_or(|at| at > now.mono) {
-            self.guard.wake_at(Some(now.mono));
+        if self.guard.alarm().is_none_or(|alarm| alarm.at() > now.mono) {
+            self.guard.wake_at(Some(Alarm::Turn(now.mono)));
         }
     }
 

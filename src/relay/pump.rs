@@ -24,23 +24,11 @@ pub(super) struct Leg<W> {
     pub(super) traffic: Traffic,
 }
 
-/// The state machine with the time it is asked at; the clock is read once per chunk.
-pub(super) struct Judged<'a> {
-    pub(super) stream: &'a mut Stream,
-    pub(super) clock: &'a Clock,
-    pub(super) now: Now,
-    /// A chunk has been moved since the clock was read.
-    pub(super) stale: bool,
-}
-
-impl Judged<'_> {
-    /// For the next chunk.
-    fn refresh(&mut self) {
-        if self.stale {
-            self.now = self.clock.now();
-        }
-        self.stale = true;
-    }
+/// The state machine with the time it is asked at, which is read for each chunk when the chunk is there: reading and
+/// opening one can take milliseconds.
+struct Judged<'a> {
+    stream: &'a mut Stream,
+    now: Now,
 }
 
 /// Why bytes were left over.
@@ -106,26 +94,27 @@ impl<W: Wire> Leg<W> {
     pub(super) fn pump<V: Wire>(
         &mut self,
         to: &mut Leg<V>,
-        judged: &mut Judged<'_>,
+        (stream, clock): (&mut Stream, &Clock),
         cx: &mut Context<'_>,
         scratch: &mut Scratch,
     ) {
         for _ in 0..BUDGET {
             if !self.is_drained() {
                 let pending = std::mem::take(&mut self.pending);
+                let judged = &mut Judged { stream, now: clock.now() };
                 let (used, left) = self.feed(&pending, to, judged, cx);
                 self.keep(pending.get(used..).unwrap_or_default(), left);
                 if left == Left::Blocked {
                     return;
                 }
             }
-            let Some(wire) = self.wire.as_mut().filter(|_| judged.stream.flow(self.side) != Flow::Ended) else {
+            let Some(wire) = self.wire.as_mut().filter(|_| stream.flow(self.side) != Flow::Ended) else {
                 return;
             };
             match wire.poll_chunk(cx, scratch) {
                 Poll::Pending => return,
                 Poll::Ready(Ok(read)) if read > 0 => {
-                    judged.refresh();
+                    let judged = &mut Judged { stream, now: clock.now() };
                     let chunk = self.join_held(scratch, read);
                     let (used, left) = self.feed(chunk, to, judged, cx);
                     self.keep(chunk.get(used..).unwrap_or_default(), left);
@@ -135,9 +124,10 @@ impl<W: Wire> Leg<W> {
                 }
                 Poll::Ready(end) => {
                     self.pending = Vec::new();
-                    judged.stream.on_end(self.side, judged.now);
+                    let now = clock.now();
+                    stream.on_end(self.side, now);
                     if end.is_err() {
-                        judged.stream.on_unwritable(self.side, judged.now);
+                        stream.on_unwritable(self.side, now);
                     }
                     return;
                 }
