@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::{Backend, Frame, Gateway, Link, Role, claims, config, eventually, field, instant, mint, now, op, within};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// The life of a token in these tests.
 const LIFE: Duration = Duration::from_millis(1_500);
@@ -331,7 +330,6 @@ async fn two_hundred_streams_that_expire_together_are_closed_within_a_tenth_of_a
 async fn fifteen_hundred_streams_that_expire_together_are_all_told_and_others_go_on() {
     const CROWD: u32 = 1_500;
     const OTHERS: u32 = 32;
-    raise_descriptor_limit();
     let backend = Backend::echo().await;
     let gateway = Gateway::start(
         &config(&backend.url(), "").replace("\"debug\"", "\"info\"").replace("[log]", "[server]\nworkers = 1\n[log]"),
@@ -392,12 +390,6 @@ async fn echo_until(mut link: Link, over: Arc<AtomicBool>) -> Vec<(Duration, Dur
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     echoes
-}
-
-/// This process has both ends of every stream.
-fn raise_descriptor_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).expect("a limit");
 }
 
 #[tokio::test]

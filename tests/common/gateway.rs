@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use portcullis::app::{App, Running};
 use portcullis::clock::ManualClock;
-use rustix::process::{Pid, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, kill_process, setrlimit};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -78,6 +78,7 @@ impl Gateway {
 
     /// Likewise; `prepare` may change the command: its environment, its arguments.
     pub async fn start_with(config: &str, prepare: impl FnOnce(&mut Command)) -> Self {
+        raise_descriptor_limit();
         let (folder, authority) = folder(config);
         let mut command = Self::command(folder.path());
         prepare(&mut command);
@@ -291,4 +292,10 @@ impl Drop for Gateway {
 /// A field of a JSON log line, wherever the formatter puts it.
 pub fn field<'a>(line: &'a Value, name: &str) -> Option<&'a Value> {
     line.get(name).or_else(|| line.get("fields")?.get(name))
+}
+
+/// Clients and services of a test are in its own process, and many systems begin with 1,024 descriptors.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).expect("a limit");
 }
