@@ -10,7 +10,8 @@ REAL = target/real
 test: real
 	cargo test --locked --features real,bench
 
-# The same tests, but those with real parts, while tokio-rustls serves the clients.
+# The same tests, but those with real parts, while tokio-rustls serves the clients. Two bounds on memory are left out: its
+# buffers are larger.
 test-buffered:
 	cargo test --locked --features buffered-tls
 

@@ -144,6 +144,7 @@ async fn sixty_four_services_that_do_not_read_cost_a_chunk_and_a_record_each() {
     tasks.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
+#[cfg_attr(feature = "buffered-tls", ignore = "rustls' buffered API keeps buffers of its own")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_half_open_handshakes_cost_their_state_and_a_record_at_most() {
     let backend = Backend::echo().await;
@@ -293,6 +294,7 @@ async fn a_frame_of_a_gibibyte_passes_either_way_through_two_chunks() {
     hold(&gateway, base, ONCE + 2 * (STATE + 2 * CHUNK + RECORD), "a frame of 1 GiB either way");
 }
 
+#[cfg_attr(feature = "buffered-tls", ignore = "rustls' buffered API keeps buffers of its own")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_that_has_moved_large_messages_keeps_nothing_of_them() {
     let backend = Backend::echo().await;
