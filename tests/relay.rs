@@ -95,10 +95,6 @@ impl Wire for TestWire {
         Poll::Ready(Ok(written))
     }
 
-    fn hold(&mut self, _bytes: &[u8]) -> usize {
-        0
-    }
-
     fn poll_flush(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
@@ -658,10 +654,6 @@ impl Wire for Endless {
     fn poll_send(&mut self, _cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.taken.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Poll::Ready(Ok(bytes.len()))
-    }
-
-    fn hold(&mut self, _bytes: &[u8]) -> usize {
-        0
     }
 
     fn poll_flush(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -113,10 +113,6 @@ impl Wire for Memory {
         Poll::Ready(Ok(bytes.len()))
     }
 
-    fn hold(&mut self, _bytes: &[u8]) -> usize {
-        0
-    }
-
     fn poll_flush(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

@@ -23,7 +23,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tower::Service;
 
 use crate::admission::Admitted;
-use crate::clock::Now;
+use crate::clock::{Clock, Mono, Now};
 use crate::gateway::authenticate::Tokenless;
 use crate::gateway::headers::{self, Hop};
 use crate::gateway::rejection::Rejection;
@@ -95,7 +95,7 @@ async fn forward(shared: &Arc<Shared>, admitted: Admitted<Tokenless>) -> Result<
     let subprotocol = subprotocol.or_else(|| fallback.and_then(|entry| HeaderValue::try_from(entry).ok()));
     let response = switching(head.headers, &upgrade.key, subprotocol, deadline, now);
     let beginning = Beginning { client: upgrade.client, socket, early, settings, guard };
-    begin(shared, beginning, visit.peer.permit.clone());
+    begin(shared, beginning, visit.peer.permit.clone(), now.mono);
     Ok(response)
 }
 
@@ -194,9 +194,8 @@ type Running = Pin<Box<Relay<Socket, Socket>>>;
 
 /// Gives the stream its task. The task is one pointer, and what it points to holds boxes only: what is needed until the
 /// `101` is sent is freed before the relay runs, and the relay's state is there once.
-fn begin(shared: &Arc<Shared>, beginning: Beginning, permit: Option<Arc<OwnedSemaphorePermit>>) {
+fn begin(shared: &Arc<Shared>, beginning: Beginning, permit: Option<Arc<OwnedSemaphorePermit>>, opened: Mono) {
     let clock = shared.clock.clone();
-    let opened = clock.now().mono;
     let running = Box::pin(running(beginning, clock.clone()));
     shared.tracker.spawn(Box::pin(async move {
         let Some(mut relay) = running.await else { return };
@@ -208,7 +207,7 @@ fn begin(shared: &Arc<Shared>, beginning: Beginning, permit: Option<Arc<OwnedSem
 }
 
 /// Waits until the `101` is sent, and makes the relay.
-async fn running(beginning: Beginning, clock: crate::clock::Clock) -> Option<Running> {
+async fn running(beginning: Beginning, clock: Clock) -> Option<Running> {
     let Beginning { client, socket, early, settings, guard } = beginning;
     let taken = match tokio::time::timeout(SENDING, client).await {
         Ok(Ok(upgraded)) => taken_back(upgraded).ok_or("the connection cannot be taken back"),

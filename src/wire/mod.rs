@@ -35,8 +35,10 @@ pub trait Wire: Send {
     fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>>;
 
     /// Takes a few bytes without writing them, to go in one write with what follows at once. Answers how many it took,
-    /// maybe none.
-    fn hold(&mut self, bytes: &[u8]) -> usize;
+    /// maybe none; always none where there is nothing to be saved by it.
+    fn hold(&mut self, _bytes: &[u8]) -> usize {
+        0
+    }
 
     /// Hands what was taken to the kernel; ready when all of it is there.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;

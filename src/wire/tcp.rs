@@ -32,10 +32,6 @@ impl Wire for TcpWire {
         Pin::new(&mut self.tcp).poll_write(cx, bytes)
     }
 
-    fn hold(&mut self, _bytes: &[u8]) -> usize {
-        0
-    }
-
     fn poll_flush(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

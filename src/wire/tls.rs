@@ -120,10 +120,6 @@ impl Wire for TlsWire {
         }
     }
 
-    fn hold(&mut self, _bytes: &[u8]) -> usize {
-        0
-    }
-
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.tls.wants_write() {
             match self.tls.write_tls(&mut PollWrite(&mut self.tcp, cx)) {
