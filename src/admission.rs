@@ -43,7 +43,13 @@ impl<R> Admitted<R> {
 /// Admits `request` if `judge` finds `token` good to open a stream. The token is wiped in any case.
 pub async fn admit<R>(request: R, token: Token, judge: &dyn Judge, clock: &Clock) -> Result<Admitted<R>, Denial> {
     let at = clock.now();
-    let verdict = match judge.judge(&token, Purpose::Handshake, at) {
+    let grant = verdict(&token, judge, Purpose::Handshake, at).await?;
+    Ok(Admitted { request, grant, at })
+}
+
+/// What `judge` says of `token`, waited for if it is not there at once, but not for ever.
+pub async fn verdict(token: &Token, judge: &dyn Judge, purpose: Purpose, now: Now) -> Result<Grant, Denial> {
+    match judge.judge(token, purpose, now) {
         Answer::Ready(verdict) => verdict,
         Answer::Later(verdict) => tokio::time::timeout(PATIENCE, verdict).await.unwrap_or_else(|_| {
             Err(Denial::new(
@@ -52,8 +58,7 @@ pub async fn admit<R>(request: R, token: Token, judge: &dyn Judge, clock: &Clock
                 "no verdict in time: the issuer's keys are not there",
             ))
         }),
-    };
-    verdict.map(|grant| Admitted { request, grant, at })
+    }
 }
 
 /// How long a verdict that is not there at once is waited for.

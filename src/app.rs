@@ -221,7 +221,7 @@ impl Ticker {
 
 fn end_strays(registry: &Registry, gateway: &Gateway) {
     let names: BTreeSet<Arc<str>> = gateway.route_names().into_iter().collect();
-    registry.signal_where(|entry| !names.contains(&entry.route), Signal::RouteGone);
+    registry.signal_where(|route| !names.contains(route), Signal::RouteGone);
 }
 
 fn gateway_config(server: &Server) -> gateway::Config {

@@ -96,6 +96,15 @@ impl Mono {
         Self(self.0.saturating_add(nanos(by)))
     }
 
+    /// The point `by` before; the clock's own beginning if that is later.
+    #[must_use]
+    pub const fn saturating_sub(self, by: Duration) -> Self {
+        match NonZeroU64::new(self.0.get().saturating_sub(nanos(by))) {
+            Some(at) => Self(at),
+            None => Self(NonZeroU64::MIN),
+        }
+    }
+
     /// How long from `earlier` to `self`; zero if `earlier` is the later one.
     pub const fn saturating_since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.get().saturating_sub(earlier.0.get()))

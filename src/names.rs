@@ -4,6 +4,14 @@
 pub const HEADER_PREFIX: &str = "portcullis-";
 /// In every `101`: whole seconds until the token expires, rounded down.
 pub const EXPIRES_IN: &str = "portcullis-expires-in";
+/// In the `101`, and in a renewal: the handle of the stream.
+pub const STREAM_HANDLE: &str = "portcullis-stream";
+/// In the query of an upgrade: the handle that the client has chosen, since a script cannot read the headers of a `101`.
+pub const HANDLE_PARAMETER: &str = "portcullis_stream";
+/// Where a route's streams are renewed: after any of its paths.
+pub const RENEW_PATH: &str = "/.portcullis/renew";
+/// Where a route hands out tickets: after any of its paths.
+pub const TICKET_PATH: &str = "/.portcullis/ticket";
 /// Prefix of every environment variable that overrides a key of the config.
 pub const ENV_PREFIX: &str = "PORTCULLIS_";
 
@@ -51,6 +59,8 @@ pub mod field {
     pub const BYTES_UP: &str = "bytes_up";
     /// Bytes from the service to the client, heads included.
     pub const BYTES_DOWN: &str = "bytes_down";
+    /// How often the token was renewed on the live stream.
+    pub const RENEWALS: &str = "renewals";
     /// The sides that had to be reset: `none`, `downstream`, `upstream` or `both`.
     pub const RESET: &str = "reset";
 }

@@ -6,8 +6,9 @@
 //! take its signals, to set its alarm).
 
 mod alarms;
+mod renewals;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,13 +17,15 @@ use std::task::Context;
 pub use alarms::Alarm;
 use alarms::Alarms;
 use futures_util::task::AtomicWaker;
+use renewals::Inbox;
+pub use renewals::{Live as LiveStream, Renewal};
 use tokio::task::AbortHandle;
 
-use crate::clock::Clock;
-use crate::secret::Fingerprint;
+use crate::clock::{Clock, Wall};
+use crate::secret::{Fingerprint, OpaqueHash};
 use crate::stream::Signal;
 use crate::telemetry::StreamLine;
-use crate::token::Principal;
+use crate::token::{Grant, Principal};
 
 /// What is known of a live stream.
 #[derive(Clone, Debug)]
@@ -33,10 +36,49 @@ pub struct Entry {
     pub peer: SocketAddr,
     /// Who the stream belongs to.
     pub principal: Principal,
-    /// `jti` of its present token.
+    /// What its client names it by to renew its token; `None` where that cannot be.
+    pub handle: Option<OpaqueHash>,
+    /// When it was let in.
+    pub since: Wall,
+    /// Its first token.
+    pub standing: Standing,
+}
+
+/// What is known of a stream's present token.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// Its `jti`.
     pub jti: Option<Box<str>>,
-    /// Short hash of its present token.
+    /// Its short hash.
     pub token: Fingerprint,
+    /// When it expires, leeway included.
+    pub expiry: Option<Wall>,
+    /// How many tokens the stream has had before it.
+    pub renewals: u32,
+}
+
+impl Standing {
+    /// The standing of a stream with this grant, renewed so often.
+    pub fn new(grant: &Grant, renewals: u32) -> Self {
+        Self { jti: grant.jti.clone(), token: grant.fingerprint, expiry: grant.expiry, renewals }
+    }
+}
+
+/// A live stream, for its operator.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// Its number, unique in the process.
+    pub id: u64,
+    /// The route's name.
+    pub route: Arc<str>,
+    /// The client's address.
+    pub peer: SocketAddr,
+    /// Short hash of who it belongs to.
+    pub principal: Fingerprint,
+    /// When it was let in.
+    pub since: Wall,
+    /// Its present token.
+    pub standing: Standing,
 }
 
 /// How many streams there may be; `None` for no limit.
@@ -48,9 +90,14 @@ pub struct Caps {
     pub route: Option<usize>,
 }
 
-/// There is no place for another stream.
+/// Why a stream gets no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full;
+pub enum Refused {
+    /// There is no place for another stream.
+    Full,
+    /// The handle that its client has chosen is another live stream's.
+    HandleTaken,
+}
 
 /// The live streams of the process. Clones are the same registry.
 #[derive(Clone, Debug)]
@@ -75,11 +122,18 @@ impl Drop for Shared {
 struct Live {
     places: HashMap<u64, Arc<Place>>,
     by_route: HashMap<Arc<str>, usize>,
+    by_handle: HashMap<OpaqueHash, u64>,
 }
 
 #[derive(Debug)]
 struct Place {
-    entry: Entry,
+    route: Arc<str>,
+    peer: SocketAddr,
+    principal: Principal,
+    handle: Option<OpaqueHash>,
+    since: Wall,
+    standing: Mutex<Standing>,
+    inbox: Mutex<Inbox>,
     mailbox: Mailbox,
 }
 
@@ -135,16 +189,24 @@ impl Registry {
 
     /// Takes a place for a stream. Its signals are armed from here on: one that is sent before the stream's first poll
     /// is heard at that poll.
-    pub fn reserve(&self, entry: Entry, caps: Caps) -> Result<Guard, Full> {
+    pub fn reserve(&self, entry: Entry, caps: Caps) -> Result<Guard, Refused> {
         let id = self.0.next.fetch_add(1, Ordering::Relaxed) + 1;
         let mut live = self.lock();
         let on_route = live.by_route.get(&entry.route).copied().unwrap_or(0);
         let full = |count: usize, cap: Option<usize>| cap.is_some_and(|cap| count >= cap);
         if full(live.places.len(), caps.total) || full(on_route, caps.route) {
-            return Err(Full);
+            return Err(Refused::Full);
         }
-        live.by_route.insert(entry.route.clone(), on_route + 1);
-        let place = Arc::new(Place { entry, mailbox: Mailbox::default() });
+        let Entry { route, peer, principal, handle, since, standing } = entry;
+        if let Some(handle) = handle {
+            match live.by_handle.entry(handle) {
+                hash_map::Entry::Occupied(_) => return Err(Refused::HandleTaken),
+                hash_map::Entry::Vacant(free) => drop(free.insert(id)),
+            }
+        }
+        live.by_route.insert(route.clone(), on_route + 1);
+        let (standing, inbox, mailbox) = (Mutex::new(standing), Mutex::default(), Mailbox::default());
+        let place = Arc::new(Place { route, peer, principal, handle, since, standing, inbox, mailbox });
         live.places.insert(id, place.clone());
         Ok(Guard { id, place, alarm: None, registry: self.0.clone() })
     }
@@ -154,9 +216,9 @@ impl Registry {
         self.signal_where(|_| true, signal);
     }
 
-    /// Signals the streams that `chosen` picks; answers how many.
-    pub fn signal_where(&self, chosen: impl Fn(&Entry) -> bool, signal: Signal) -> usize {
-        let places: Vec<_> = self.lock().places.values().filter(|place| chosen(&place.entry)).cloned().collect();
+    /// Signals the streams whose route `chosen` picks; answers how many.
+    pub fn signal_where(&self, chosen: impl Fn(&Arc<str>) -> bool, signal: Signal) -> usize {
+        let places: Vec<_> = self.lock().places.values().filter(|place| chosen(&place.route)).cloned().collect();
         for place in &places {
             self.put(place, signal);
         }
@@ -182,6 +244,20 @@ impl Registry {
     /// The numbers of all live streams, in no order.
     pub fn ids(&self) -> Vec<u64> {
         self.lock().places.keys().copied().collect()
+    }
+
+    /// All live streams as they are now, in no order.
+    pub fn list(&self) -> Vec<Listed> {
+        let places: Vec<_> = self.lock().places.iter().map(|(id, place)| (*id, place.clone())).collect();
+        let listed = |(id, place): (u64, Arc<Place>)| Listed {
+            id,
+            route: place.route.clone(),
+            peer: place.peer,
+            principal: place.principal.fingerprint(),
+            since: place.since,
+            standing: lock(&place.standing).clone(),
+        };
+        places.into_iter().map(listed).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Live> {
@@ -214,15 +290,9 @@ impl Guard {
 
     /// What the stream's lines in the log say of it.
     pub fn line(&self) -> StreamLine<'_> {
-        let Entry { route, peer, principal, jti, token } = &self.place.entry;
-        StreamLine {
-            stream: self.id,
-            route,
-            peer: *peer,
-            jti: jti.as_deref(),
-            token: *token,
-            principal: principal.fingerprint(),
-        }
+        let Place { route, peer, principal, standing, .. } = &*self.place;
+        let Standing { jti, token, renewals, .. } = lock(standing).clone();
+        StreamLine { stream: self.id, route, peer: *peer, jti, token, principal: principal.fingerprint(), renewals }
     }
 
     /// Takes the signals that wait, and has the task woken by the next one.
@@ -251,9 +321,13 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         self.wake_at(None);
+        lock(&self.place.inbox).close();
         let mut live = lock(&self.registry.live);
         live.places.remove(&self.id);
-        let route = &self.place.entry.route;
+        let Place { route, handle, .. } = &*self.place;
+        if let Some(handle) = handle {
+            live.by_handle.remove(handle);
+        }
         if let Some(count) = live.by_route.get_mut(route) {
             *count -= 1;
             if *count == 0 {
@@ -283,8 +357,9 @@ mod tests {
             route: route.into(),
             peer: ([192, 0, 2, 1], 1).into(),
             principal: Principal::new(&["x".into()]),
-            jti: None,
-            token: crate::secret::fingerprint(b"x"),
+            handle: None,
+            since: Wall::default(),
+            standing: Standing { jti: None, token: crate::secret::fingerprint(b"x"), expiry: None, renewals: 0 },
         }
     }
 
@@ -294,9 +369,9 @@ mod tests {
         let caps = Caps { total: Some(3), route: Some(2) };
         let first = registry.reserve(entry("a"), caps).unwrap();
         let _second = registry.reserve(entry("a"), caps).unwrap();
-        assert_eq!(registry.reserve(entry("a"), caps).unwrap_err(), Full, "the route is full");
+        assert_eq!(registry.reserve(entry("a"), caps).unwrap_err(), Refused::Full, "the route is full");
         let third = registry.reserve(entry("b"), caps).unwrap();
-        assert_eq!(registry.reserve(entry("c"), caps).unwrap_err(), Full, "the process is full");
+        assert_eq!(registry.reserve(entry("c"), caps).unwrap_err(), Refused::Full, "the process is full");
         drop(first);
         assert_eq!(registry.len(), 2);
         let _again = registry.reserve(entry("a"), caps).unwrap();
@@ -310,7 +385,7 @@ mod tests {
         let a = registry.reserve(entry("a"), Caps::default()).unwrap();
         let b = registry.reserve(entry("b"), Caps::default()).unwrap();
         let mut cx = Context::from_waker(std::task::Waker::noop());
-        assert_eq!(registry.signal_where(|entry| &*entry.route == "a", Signal::Drain), 1);
+        assert_eq!(registry.signal_where(|route| &**route == "a", Signal::Drain), 1);
         registry.signal_all(Signal::Recheck);
         registry.signal_all(Signal::Recheck);
         let mut heard = |guard: &Guard| guard.poll_signals(&mut cx).iter().collect::<Vec<_>>();

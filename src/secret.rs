@@ -6,6 +6,8 @@
 use std::fmt;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use zeroize::Zeroizing;
 
 /// Key material or a shared secret.
@@ -60,6 +62,53 @@ impl Token {
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Token(masked)")
+    }
+}
+
+/// A secret that stands for something this process keeps: the handle of a live stream, or a ticket. Made here, 128 random
+/// bits, or chosen by a client. What it stands for is found by its [`OpaqueHash`] only.
+#[derive(Clone)]
+pub struct Opaque(Zeroizing<String>);
+
+impl Opaque {
+    /// 128 fresh random bits in base64url: 22 characters.
+    pub fn random() -> Self {
+        let bits = Zeroizing::new(rand::random::<[u8; 16]>());
+        Self(Zeroizing::new(URL_SAFE_NO_PAD.encode(bits)))
+    }
+
+    /// What a client chose: 22 to 64 characters of base64url. `None` if it is anything else.
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        let fits = (22..=64).contains(&text.len());
+        let plain = text.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+        let text = std::str::from_utf8(text).ok().filter(|_| fits && plain)?;
+        Some(Self(Zeroizing::new(text.to_owned())))
+    }
+
+    /// The text itself; the caller must not let it reach a log, an error or a page.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// What it is kept and looked up as.
+    pub fn hash(&self) -> OpaqueHash {
+        OpaqueHash(*sha256(self.0.as_bytes()).first_chunk().unwrap_or(&[0; 16]))
+    }
+}
+
+impl fmt::Debug for Opaque {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Opaque(masked)")
+    }
+}
+
+/// The first half of the SHA-256 of an [`Opaque`]: as hard to guess as that, and of no use to whoever reads it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct OpaqueHash([u8; 16]);
+
+impl fmt::Debug for OpaqueHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OpaqueHash(masked)")
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::{SinkExt as _, StreamExt as _};
 use http::{HeaderName, HeaderValue};
 use portcullis::clock::{Clock, Now};
-use portcullis::gateway::route::{Identity, Origins, Rewrite, Route};
+use portcullis::gateway::route::{Identity, Origins, Renewal, Rewrite, Route};
 use portcullis::gateway::{Config, Gateway};
 use portcullis::listen::{self, CertificateFiles, Listener};
 use portcullis::registry::Registry;
@@ -70,6 +70,7 @@ fn route(service: SocketAddr) -> Route {
         identity: vec![Identity { header: HeaderName::from_static("x-user"), claim: "sub".into() }],
         limits: Limits { close_timeout: Duration::from_millis(200), ..Limits::default() }.into(),
         codes: Arc::default(),
+        renewal: Renewal::default(),
         max_streams: Some(2),
     }
 }

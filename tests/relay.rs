@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use portcullis::clock::{Clock, ManualClock};
-use portcullis::registry::{Caps, Entry, Guard, Registry};
+use portcullis::registry::{Caps, Entry, Guard, Registry, Standing};
 use portcullis::relay::{self, Early, Settings};
 use portcullis::stream::{CloseReason, Deadline, Limits, Outcome, Signal};
 use portcullis::token::Principal;
@@ -187,8 +187,9 @@ fn place(clock: &Clock) -> (Registry, Guard) {
         route: "test".into(),
         peer: ([192, 0, 2, 1], 1).into(),
         principal: Principal::new(&[]),
-        jti: None,
-        token: portcullis::secret::fingerprint(b""),
+        handle: None,
+        since: portcullis::clock::Wall::default(),
+        standing: Standing { jti: None, token: portcullis::secret::fingerprint(b""), expiry: None, renewals: 0 },
     };
     let guard = registry.reserve(entry, Caps::default()).unwrap();
     (registry, guard)
@@ -212,8 +213,13 @@ impl Rig {
         let (registry, guard) = place(&clock);
         let now = clock.now();
         let deadline = Deadline::new(Some(now.wall.saturating_add(life)), None, now);
-        let settings =
-            Settings { limits: limits.into(), codes: Arc::default(), extensions: Extensions::None, deadline };
+        let settings = Settings {
+            limits: limits.into(),
+            codes: Arc::default(),
+            extensions: Extensions::None,
+            deadline,
+            in_band: None,
+        };
         let relay = tokio::spawn(relay::run(downstream, upstream, &early, settings, guard, clock));
         Self { client, service, registry, relay }
     }
@@ -687,8 +693,13 @@ fn a_stream_that_never_has_to_wait_gives_way_to_what_the_kernel_has_for_others()
             let clock = Clock::system();
             let (_registry, guard) = place(&clock);
             let deadline = Deadline::new(None, None, clock.now());
-            let settings =
-                Settings { limits: Arc::default(), codes: Arc::default(), extensions: Extensions::None, deadline };
+            let settings = Settings {
+                limits: Arc::default(),
+                codes: Arc::default(),
+                extensions: Extensions::None,
+                deadline,
+                in_band: None,
+            };
             tokio::spawn(relay::run(side(false), side(true), &Early::default(), settings, guard, clock));
             let (near, far) = tokio::net::UnixStream::pair().unwrap();
             near.writable().await.unwrap();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis::clock::{Mono, Now, Wall};
-use portcullis::stream::{CloseReason, Deadline, Due, Flow, Passage, Side, Signal, Stream};
+use portcullis::stream::{CloseReason, Deadline, Due, Flow, Passage, Side, Signal, Stream, Terms};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Event {
@@ -77,7 +77,8 @@ impl World {
         match event {
             Renew => {
                 let expiry = self.expiry.saturating_add(Duration::from_secs(10));
-                let renewed = self.stream.renew(Some(expiry), now);
+                let terms = Terms { expiry: Some(expiry), allow_shorter: false, max_renewals: None };
+                let renewed = self.stream.renew(terms, now).is_ok();
                 assert!(!(renewed && self.passed_deadline), "a renewal after the deadline loses: {trail:?}");
                 if renewed {
                     self.expiry = expiry;

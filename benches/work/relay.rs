@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use portcullis::clock::Clock;
-use portcullis::registry::{Caps, Entry, Registry};
+use portcullis::registry::{Caps, Entry, Registry, Standing};
 use portcullis::relay::{self, Early, Settings};
 use portcullis::stream::{CloseReason, Deadline, Outcome};
 use portcullis::token::Principal;
@@ -39,13 +39,20 @@ fn stream(payload: usize, frames: usize, reads: u64) -> impl Future<Output = Out
         route: "bench".into(),
         peer: ([192, 0, 2, 1], 1).into(),
         principal: Principal::new(&[]),
-        jti: None,
-        token: portcullis::secret::fingerprint(b""),
+        handle: None,
+        since: clock.now().wall,
+        standing: Standing { jti: None, token: portcullis::secret::fingerprint(b""), expiry: None, renewals: 0 },
     };
     let guard = registry.reserve(entry, Caps::default()).expect("a place");
     let now = clock.now();
     let deadline = Deadline::new(Some(now.wall.saturating_add(Duration::from_secs(3600))), None, now);
-    let settings = Settings { limits: Arc::default(), codes: Arc::default(), extensions: Extensions::None, deadline };
+    let settings = Settings {
+        limits: Arc::default(),
+        codes: Arc::default(),
+        extensions: Extensions::None,
+        deadline,
+        in_band: None,
+    };
     relay::run(wire(true), wire(false), &Early::default(), settings, guard, clock)
 }
 

@@ -66,7 +66,8 @@ mod tests {
     use std::task::Poll;
 
     use super::*;
-    use crate::registry::{Caps, Entry};
+    use crate::clock::Wall;
+    use crate::registry::{Caps, Entry, Standing};
     use crate::token::Principal;
 
     /// A stream that lives until it is told to end, and says when that was.
@@ -75,8 +76,9 @@ mod tests {
             route: "r".into(),
             peer: ([192, 0, 2, 1], 1).into(),
             principal: Principal::new(&["x".into()]),
-            jti: None,
-            token: crate::secret::fingerprint(b"x"),
+            handle: None,
+            since: Wall::default(),
+            standing: Standing { jti: None, token: crate::secret::fingerprint(b"x"), expiry: None, renewals: 0 },
         };
         let guard = registry.reserve(entry, Caps::default()).unwrap();
         let clock = clock.clone();

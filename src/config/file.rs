@@ -121,11 +121,24 @@ pub(super) struct Route {
     pub(super) identity: Vec<(Placed<String>, Placed<String>)>,
     pub(super) max_streams: Key<usize>,
     pub(super) max_stream: Key<Duration>,
+    pub(super) renewal: Renewal,
     pub(super) finish_frame: Key<Duration>,
     pub(super) finish_bytes: Key<u64>,
     pub(super) close_timeout: Key<Duration>,
     pub(super) settle: Key<Duration>,
     pub(super) close: Close,
+}
+
+/// What a route says of renewals.
+#[derive(Debug)]
+pub(super) struct Renewal {
+    pub(super) renew: Key<bool>,
+    pub(super) renew_in_band: Key<String>,
+    pub(super) prefix: Key<String>,
+    pub(super) interval: Key<Duration>,
+    pub(super) max_renewals: Key<usize>,
+    pub(super) allow_shorter: Key<bool>,
+    pub(super) expiry_notice: Key<Duration>,
 }
 
 /// `close.*` of a route.
@@ -277,6 +290,7 @@ fn route(mut s: Section<'_>) -> Route {
         identity: s.pairs("identity", "{ \"X-User\" = \"sub\" }"),
         max_streams: s.number("max_streams", 0, 10_000_000, 5_000),
         max_stream: s.duration("max_stream"),
+        renewal: renewal(&mut s),
         finish_frame: s.duration("finish_frame"),
         finish_bytes: s.size("finish_bytes"),
         close_timeout: s.duration("close_timeout"),
@@ -285,6 +299,18 @@ fn route(mut s: Section<'_>) -> Route {
     };
     s.finish();
     route
+}
+
+fn renewal(s: &mut Section<'_>) -> Renewal {
+    Renewal {
+        renew: s.boolean("renew"),
+        renew_in_band: s.text("renew_in_band", "\"consume\""),
+        prefix: s.text("renewal_prefix", "\"renew:\""),
+        interval: s.duration("renewal_interval"),
+        max_renewals: s.number("max_renewals", 0, 1_000_000_000, 1_000),
+        allow_shorter: s.boolean("allow_shorter"),
+        expiry_notice: s.duration("expiry_notice"),
+    }
 }
 
 fn close(mut s: Section<'_>) -> Close {

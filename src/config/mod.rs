@@ -11,6 +11,7 @@ mod file;
 mod files;
 mod issuers;
 mod problem;
+mod renewal;
 mod routes;
 mod section;
 mod server;

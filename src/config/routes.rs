@@ -10,6 +10,7 @@ use super::carriers::{carriers, check_cookies, origins, parse_origin};
 use super::file;
 use super::files::Context;
 use super::problem::{Place, Placed, Problem, nearest, suggest};
+use super::renewal::renewal;
 use super::server::{duration, name, positive};
 use super::upstreams::upstream;
 use crate::gateway::headers::spelling;
@@ -54,6 +55,7 @@ pub(super) fn routes(typed: &[file::Route], issuers: &[Arc<Issuer>], known: &[&s
         check_cookies(typed, &carriers, &origins, context);
         let limits = limits(typed, context);
         let codes = codes(&typed.close, context);
+        let renewal = renewal(&typed.renewal, context);
         let identity = identity(&typed.identity, context);
         let (host, origin) = (host(typed.host.as_ref(), context), origin(typed.origin.as_ref(), context));
         let forwarded = forwarded(typed.forwarded.as_ref(), context);
@@ -76,6 +78,7 @@ pub(super) fn routes(typed: &[file::Route], issuers: &[Arc<Issuer>], known: &[&s
             identity,
             limits: limits.into(),
             codes: codes.into(),
+            renewal,
             max_streams: typed.max_streams.as_ref().map(|streams| streams.value).filter(|streams| *streams != 0),
         }));
     }
@@ -252,6 +255,7 @@ fn limits(typed: &file::Route, context: &Context<'_>) -> Limits {
         close_timeout: positive(typed.close_timeout.as_ref(), "close_timeout", 5_000, context),
         settle: or(&typed.settle, default.settle),
         max_stream: Some(duration(typed.max_stream.as_ref(), 0)).filter(|longest| !longest.is_zero()),
+        expiry_notice: duration(typed.renewal.expiry_notice.as_ref(), 0),
     }
 }
 

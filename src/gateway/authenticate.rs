@@ -12,6 +12,8 @@ use crate::clock::Clock;
 use crate::gateway::Body;
 use crate::gateway::rejection::Rejection;
 use crate::gateway::upgrade::Upgrade;
+use crate::names;
+use crate::secret::Opaque;
 use crate::token::carrier::{self, Taken};
 
 /// A handshake without its token.
@@ -24,6 +26,8 @@ pub struct Tokenless {
     pub(super) subprotocols: Vec<String>,
     /// What the client is answered if the service chooses no subprotocol.
     pub(super) fallback: Option<String>,
+    /// The handle that the client has chosen for its stream, on a route where it needs one.
+    pub(super) handle: Option<Opaque>,
 }
 
 /// See the module.
@@ -67,6 +71,11 @@ async fn authenticate(mut upgrade: Upgrade, clock: &Clock) -> Result<Admitted<To
     let taken = carrier::take(&route.carriers, upgrade.target.query(), &upgrade.headers)?;
     let Taken { token, query, headers, subprotocols, fallback_subprotocol: fallback } = taken;
     upgrade.headers = headers;
-    let request = Tokenless { upgrade, query, subprotocols, fallback };
+    let (query, handle) = if route.renewal.out_of_band {
+        carrier::take_parameter(query.as_deref(), names::HANDLE_PARAMETER)?
+    } else {
+        (query, None)
+    };
+    let request = Tokenless { upgrade, query, subprotocols, fallback, handle };
     Ok(admit(request, token, &*route.judge, clock).await?)
 }

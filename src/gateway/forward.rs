@@ -27,10 +27,11 @@ use crate::clock::{Clock, Mono, Now};
 use crate::gateway::authenticate::Tokenless;
 use crate::gateway::headers::{self, Hop};
 use crate::gateway::rejection::Rejection;
-use crate::gateway::{Body, Shared, path};
+use crate::gateway::{Body, Shared, path, renew};
 use crate::names::{self, field};
-use crate::registry::{Caps, Entry, Guard};
+use crate::registry::{Caps, Entry, Guard, Standing};
 use crate::relay::{self, Early, Relay};
+use crate::secret::Opaque;
 use crate::stream::{CloseReason, Deadline};
 use crate::token::{Denial, Public};
 use crate::upstream::{self, Answer, Switched};
@@ -60,15 +61,18 @@ async fn forward(shared: &Arc<Shared>, admitted: Admitted<Tokenless>) -> Result<
     let upgrade = &admitted.request().upgrade;
     let (visit, route) = (upgrade.visit.clone(), upgrade.route.clone());
     let deadline = Deadline::new(admitted.grant().expiry, route.limits.max_stream, admitted.at());
+    let chosen = admitted.request().handle.as_ref();
+    let made = (route.renewal.out_of_band && chosen.is_none()).then(Opaque::random);
     let entry = Entry {
         route: route.name.clone(),
         peer: visit.peer.address,
         principal: admitted.grant().principal,
-        jti: admitted.grant().jti.clone(),
-        token: admitted.grant().fingerprint,
+        handle: chosen.or(made.as_ref()).map(Opaque::hash),
+        since: admitted.at().wall,
+        standing: Standing::new(admitted.grant(), 0),
     };
     let caps = Caps { total: visit.rules.config.max_streams, route: route.max_streams };
-    let guard = shared.registry.reserve(entry, caps).map_err(|_| Rejection::TooMany)?;
+    let guard = shared.registry.reserve(entry, caps)?;
     let request = outgoing(&admitted)?;
     let switched = match upstream::open(&route.upstream, request).await? {
         Answer::Other(answer) if answer.status().is_success() => {
@@ -91,9 +95,13 @@ async fn forward(shared: &Arc<Shared>, admitted: Admitted<Tokenless>) -> Result<
             head.headers.get_all(SEC_WEBSOCKET_EXTENSIONS).iter().map(HeaderValue::as_bytes),
         ),
         deadline,
+        in_band: renew::in_band(shared, &route),
     };
     let subprotocol = subprotocol.or_else(|| fallback.and_then(|entry| HeaderValue::try_from(entry).ok()));
-    let response = switching(head.headers, &upgrade.key, subprotocol, deadline, now);
+    let mut response = switching(head.headers, &upgrade.key, subprotocol, deadline, now);
+    if let Some(handle) = made.and_then(|made| HeaderValue::from_str(made.expose()).ok()) {
+        response.headers_mut().insert(HeaderName::from_static(names::STREAM_HANDLE), handle);
+    }
     let beginning = Beginning { client: upgrade.client, socket, early, settings, guard };
     begin(shared, beginning, visit.peer.permit.clone(), now.mono);
     Ok(response)
@@ -118,6 +126,10 @@ fn outgoing(admitted: &Admitted<Tokenless>) -> Result<Request<()>, Rejection> {
     }
     headers::rewrite(&mut headers, &route.host, &route.origin, &upgrade.host, &route.upstream);
     headers::offer(&mut headers, subprotocols);
+    if route.renewal.in_band.is_some() {
+        // Taking a message out of a compressed stream breaks the other side's window (RFC 7692, section 7.2.3.2).
+        headers.remove(SEC_WEBSOCKET_EXTENSIONS);
+    }
     headers::identify(&mut headers, &route.identity, &admitted.grant().claims);
     handshake::make_request(&mut headers, &upgrade.key);
     let prefix = if route.strip_prefix { route.path.as_str() } else { "/" };

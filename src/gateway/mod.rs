@@ -5,6 +5,7 @@
 //! request, and by the app to replace the rules and to drain.
 
 pub mod authenticate;
+pub mod endpoint;
 pub mod forward;
 pub mod headers;
 pub mod limit;
@@ -14,6 +15,7 @@ pub mod origin;
 pub mod path;
 pub mod peer;
 pub mod rejection;
+pub mod renew;
 pub mod respond;
 pub mod route;
 pub mod upgrade;
@@ -37,6 +39,7 @@ pub use peer::Peer;
 use crate::clock::Clock;
 use crate::registry::Registry;
 use authenticate::Authenticate;
+use endpoint::{Endpoints, Page};
 use forward::Forward;
 use narrow::narrow;
 use observe::Observe;
@@ -51,6 +54,7 @@ fn stack(shared: &Arc<Shared>) -> Pipeline {
         .layer_fn(Observe) //                                       one line in the log per refusal
         .layer_fn(Respond) //                                       Rejection -> problem JSON
         .layer(narrow(route::choose)) //                            Arrived   -> Routed: a sane target that a route takes
+        .layer_fn(Endpoints::with(shared.clone())) //               what the gateway itself answers on a route: renewals
         .layer(narrow(move |routed| limit::check(&state, routed))) // Routed  -> Within: the gateway takes new streams
         .layer(narrow(origin::check)) //                            Within    -> Welcome: from a page that may
         .layer(narrow(upgrade::check)) //                           Welcome   -> Upgrade: a WebSocket handshake
@@ -119,7 +123,12 @@ impl Gateway {
 
     /// Answers one request. A body that comes with it is not read.
     pub async fn answer<B>(&self, request: Request<B>, peer: Arc<Peer>) -> Response<Body> {
-        let visit = Arc::new(Visit { peer, rules: self.shared.rules.load_full(), route: OnceLock::new() });
+        let visit = Arc::new(Visit {
+            peer,
+            rules: self.shared.rules.load_full(),
+            route: OnceLock::new(),
+            page: OnceLock::new(),
+        });
         let (head, _body) = request.into_parts();
         if let Some(fallback) = &self.fallback
             && !head.headers.contains_key(http::header::UPGRADE)
@@ -169,6 +178,8 @@ pub struct Visit {
     rules: Arc<Rules>,
     /// Set by the `route` stage, read by `observe`.
     route: OnceLock<Arc<str>>,
+    /// The page that may read the answer, whatever it is. Set by the `endpoint` stage, read by `respond`.
+    page: OnceLock<Page>,
 }
 
 impl Visit {

@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use http::{Response, StatusCode};
 use tower::Service;
 
+use crate::gateway::endpoint::Answered;
 use crate::gateway::rejection::{Fault, Rejection};
 use crate::gateway::{Arrived, Body, Visit};
 use crate::names::field;
@@ -41,6 +42,8 @@ where
                 Some(rejection) => {
                     refused(&visit, response.status(), rejection.fault(), rejection.cause(), &rejection.detail());
                 }
+                // What the gateway itself answers is no refusal, and told by whoever answered.
+                None if response.extensions_mut().remove::<Answered>().is_some() => {}
                 None if response.status() != StatusCode::SWITCHING_PROTOCOLS => {
                     let detail = "the service refused the upgrade";
                     refused(&visit, response.status(), Fault::Request, "upstream_answer", detail);

@@ -5,7 +5,7 @@ use http::header::ORIGIN;
 
 use crate::gateway::limit::Within;
 use crate::gateway::rejection::Rejection;
-use crate::gateway::route::{Origins, Routed};
+use crate::gateway::route::{Origins, Route, Routed};
 use crate::token::Carrier;
 
 /// A request from a page that may, or from no page.
@@ -20,10 +20,14 @@ impl Welcome {
 
 /// Lets a request through if its `Origin` is allowed on its route.
 pub fn check(within: Within) -> Result<Welcome, Rejection> {
-    let routed = within.routed();
-    let by_cookie = routed.route.carriers.iter().any(|carrier| matches!(carrier, Carrier::Cookie(_)));
-    allowed(&routed.route.origins, by_cookie, routed.request.headers())?;
+    check_page(&within.routed().route, within.routed().request.headers())?;
     Ok(Welcome(within.into_routed()))
+}
+
+/// Refuses what a page sends that is not allowed on the route.
+pub(super) fn check_page(route: &Route, headers: &HeaderMap) -> Result<(), Rejection> {
+    let by_cookie = route.carriers.iter().any(|carrier| matches!(carrier, Carrier::Cookie(_)));
+    allowed(&route.origins, by_cookie, headers)
 }
 
 /// A browser sends cookies along with any page's request, so a route that takes a cookie needs to know the page.

@@ -4,6 +4,8 @@ use std::borrow::Cow;
 
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
+use crate::registry::Refused;
+use crate::stream::RenewalError;
 use crate::token::{Denial, Public};
 use crate::upstream;
 use crate::ws::handshake::RequestError;
@@ -19,6 +21,14 @@ pub enum Rejection {
     Draining,
     /// The page that asks is not one of those that may.
     ForeignOrigin(&'static str),
+    /// The handle that the client has chosen is another live stream's.
+    HandleTaken,
+    /// Another method than the one that is answered there.
+    MethodNotAllowed,
+    /// The stream keeps its old token.
+    NotRenewed(RenewalError),
+    /// The stream has not said what it makes of a fresh token.
+    Unanswered,
     /// `Host` is not what this TLS connection was opened for.
     Misdirected,
     /// No route for host and path.
@@ -68,6 +78,15 @@ impl Rejection {
             Self::Denied(denial) => return denied(denial.public),
             Self::Draining => (S::SERVICE_UNAVAILABLE, "draining", retry()),
             Self::ForeignOrigin(_) => (S::FORBIDDEN, "forbidden", None),
+            Self::HandleTaken => (S::CONFLICT, "handle_taken", None),
+            Self::MethodNotAllowed => (S::METHOD_NOT_ALLOWED, "method", says(header::ALLOW, "OPTIONS, POST")),
+            Self::NotRenewed(RenewalError::Gone) => (S::GONE, RenewalError::Gone.as_str(), None),
+            Self::NotRenewed(error @ RenewalError::Shorter) => (S::CONFLICT, error.as_str(), None),
+            Self::NotRenewed(error @ RenewalError::TooOften) => (S::TOO_MANY_REQUESTS, error.as_str(), retry()),
+            Self::NotRenewed(error @ (RenewalError::OtherPrincipal | RenewalError::UsedUp)) => {
+                (S::FORBIDDEN, error.as_str(), None)
+            }
+            Self::Unanswered => (S::SERVICE_UNAVAILABLE, "unavailable", retry()),
             Self::Misdirected => (S::MISDIRECTED_REQUEST, "misdirected", None),
             Self::NoRoute => (S::NOT_FOUND, "no_route", None),
             Self::TooMany => (S::TOO_MANY_REQUESTS, "rate_limited", retry()),
@@ -93,6 +112,7 @@ impl Rejection {
         match self {
             Self::Denied(denial) => denial.reason,
             Self::ForeignOrigin(_) => "origin",
+            Self::NotRenewed(RenewalError::OtherPrincipal) => "other_principal",
             other => other.told().reason,
         }
     }
@@ -106,6 +126,10 @@ impl Rejection {
                 Cow::Borrowed(detail)
             }
             Self::Draining => Cow::Borrowed("the gateway is leaving"),
+            Self::HandleTaken => Cow::Borrowed("the handle in the query is another live stream's"),
+            Self::MethodNotAllowed => Cow::Borrowed("only POST (and the preflight of a page) is answered there"),
+            Self::NotRenewed(error) => Cow::Owned(error.to_string()),
+            Self::Unanswered => Cow::Borrowed("the stream has not said what it makes of the fresh token"),
             Self::Misdirected => Cow::Borrowed("the certificate does not cover Host, and SNI was another name"),
             Self::NoRoute => Cow::Borrowed("no route for host and path"),
             Self::TooMany => Cow::Borrowed("as many streams as allowed"),
@@ -133,6 +157,15 @@ fn denied(public: Public) -> Told {
 impl From<Denial> for Rejection {
     fn from(denial: Denial) -> Self {
         Self::Denied(denial)
+    }
+}
+
+impl From<Refused> for Rejection {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Full => Self::TooMany,
+            Refused::HandleTaken => Self::HandleTaken,
+        }
     }
 }
 

@@ -34,8 +34,15 @@ where
     }
 
     fn call(&mut self, arrived: Arrived) -> Self::Future {
+        let visit = arrived.visit.clone();
         let reply = self.0.call(arrived);
-        Box::pin(async move { Ok(reply.await.unwrap_or_else(refusal)) })
+        Box::pin(async move {
+            let mut response = reply.await.unwrap_or_else(refusal);
+            if let Some(page) = visit.page.get() {
+                page.may_read(response.headers_mut());
+            }
+            Ok(response)
+        })
     }
 }
 

@@ -1,14 +1,17 @@
 //! Routes: a stable name; host and path prefix -> upstream, with its rules. And the stage that picks one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{HOST, HeaderName};
 use http::{HeaderMap, HeaderValue, Request, Uri};
 
+use crate::clock::Wall;
 use crate::gateway::path;
 use crate::gateway::rejection::Rejection;
 use crate::gateway::{Arrived, Visit};
-use crate::stream::{CloseCodes, Limits};
+use crate::relay::in_band::Mode;
+use crate::stream::{CloseCodes, Limits, Terms};
 use crate::token::{Carrier, Judge};
 use crate::upstream;
 use crate::ws::handshake::{headers_size, only};
@@ -43,6 +46,43 @@ pub struct Identity {
     pub claim: String,
 }
 
+/// How the streams of a route are renewed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Renewal {
+    /// Whether a fresh token may be posted to the route, for the stream whose handle comes with it.
+    pub out_of_band: bool,
+    /// Whether a text message on the stream may be a fresh token, and what becomes of it.
+    pub in_band: Option<Mode>,
+    /// What stands before the token in such a message; may be empty.
+    pub prefix: Arc<str>,
+    /// One attempt each such time in the long run, good or bad; zero = no pace.
+    pub interval: Duration,
+    /// How often a stream may be renewed; `None` for no limit.
+    pub max_renewals: Option<u32>,
+    /// Whether a token that expires earlier than the present one is taken.
+    pub allow_shorter: bool,
+}
+
+impl Renewal {
+    /// How a token that expires at `expiry` is applied.
+    pub fn terms(&self, expiry: Option<Wall>) -> Terms {
+        Terms { expiry, allow_shorter: self.allow_shorter, max_renewals: self.max_renewals }
+    }
+}
+
+impl Default for Renewal {
+    fn default() -> Self {
+        Self {
+            out_of_band: true,
+            in_band: None,
+            prefix: "".into(),
+            interval: Duration::from_secs(1),
+            max_renewals: None,
+            allow_shorter: false,
+        }
+    }
+}
+
 /// One route with its rules. Live streams keep the one they began with.
 pub struct Route {
     /// Its name: stable across reloads.
@@ -75,6 +115,8 @@ pub struct Route {
     pub limits: Arc<Limits>,
     /// What the client is told.
     pub codes: Arc<CloseCodes>,
+    /// How its streams are renewed.
+    pub renewal: Renewal,
     /// How many streams the route may have at a time; `None` for no limit of its own. More are refused with 429.
     pub max_streams: Option<usize>,
 }
@@ -194,6 +236,7 @@ mod tests {
             identity: Vec::new(),
             limits: Arc::default(),
             codes: Arc::default(),
+            renewal: Renewal::default(),
             max_streams: None,
         })
     }
@@ -209,7 +252,8 @@ mod tests {
         ];
         let peer = Peer { address: ([192, 0, 2, 1], 1).into(), tls: None, permit: None };
         let rules = Rules { config: Config::default(), routes };
-        let visit = Visit { peer: Arc::new(peer), rules: Arc::new(rules), route: OnceLock::new() };
+        let visit =
+            Visit { peer: Arc::new(peer), rules: Arc::new(rules), route: OnceLock::new(), page: OnceLock::new() };
         let mut request = Request::builder().uri(target);
         for host in hosts {
             request = request.header(HOST, *host);

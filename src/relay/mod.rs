@@ -4,6 +4,8 @@
 //! path, and nothing is shared with other streams but the thread's scratch. It is spawned by the gateway's last stage
 //! and ends with the [`Outcome`]; what to log and to count is the spawner's part.
 
+pub mod in_band;
+mod notice;
 mod pump;
 
 use std::cell::RefCell;
@@ -14,18 +16,21 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+pub use in_band::InBand;
 
 use crate::clock::{Clock, Mono, Now};
-use crate::registry::{Alarm, Guard};
+use crate::registry::{Alarm, Guard, Standing};
 use crate::stream::{
-    CloseCodes, CloseReason, Deadline, Due, Farewell, Flow, Limits, Outcome, Side, Signal, Stream, codes,
+    CloseCodes, CloseReason, Deadline, Due, Farewell, Flow, Limits, Outcome, RenewalError, Side, Signal, Stream, Terms,
+    codes,
 };
+use crate::token::Grant;
 use crate::wire::{Scratch, Wire};
 use crate::ws::{Extensions, Sender, close};
 use pump::Leg;
 
 /// What the stream is held to.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Settings {
     /// The bounds within which it ends.
     pub limits: Arc<Limits>,
@@ -35,6 +40,8 @@ pub struct Settings {
     pub extensions: Extensions,
     /// From when no new frame may start.
     pub deadline: Deadline,
+    /// Whether and how the client may renew its token by a message.
+    pub in_band: Option<InBand>,
 }
 
 /// Bytes that were read together with the handshake, on either side. They go through the scanner first.
@@ -74,11 +81,15 @@ pub fn run<D: Wire, U: Wire>(
     guard: Guard,
     clock: Clock,
 ) -> Relay<D, U> {
-    let Settings { limits, codes, extensions, deadline } = settings;
+    let Settings { limits, codes, extensions, deadline, in_band } = settings;
+    let mut downstream = Leg::new(Side::Downstream, downstream, Sender::Client, extensions, &early.from_client);
+    if let Some(rules) = in_band {
+        downstream.read_in_band(rules);
+    }
     Relay {
         stream: Stream::new(deadline, limits),
         codes,
-        downstream: Leg::new(Side::Downstream, downstream, Sender::Client, extensions, &early.from_client),
+        downstream,
         upstream: Leg::new(Side::Upstream, upstream, Sender::Upstream, extensions, &early.from_upstream),
         guard,
         clock,
@@ -115,6 +126,9 @@ impl<D: Wire, U: Wire> Relay<D, U> {
         for signal in signals.iter() {
             self.stream.on_signal(signal, now);
         }
+        if signals.contains(Signal::Renew) {
+            self.renew(now);
+        }
         if self.told_client.is_some() && !signals.contains(Signal::Recheck) && !self.owes() {
             self.wait_for_turn(now);
             return Poll::Pending;
@@ -139,11 +153,20 @@ impl<D: Wire, U: Wire> Relay<D, U> {
         Poll::Pending
     }
 
+    /// Applies the fresh tokens that have come out of band. Whoever sent one is answered from here only.
+    fn renew(&mut self, now: Now) {
+        for renewal in self.guard.take_renewals() {
+            let renewed = renew(&mut self.stream, &self.guard, &renewal.grant, renewal.terms, now);
+            // Whoever asked may be gone.
+            let _ = renewal.answer.send(renewed);
+        }
+    }
+
     /// Both directions.
     fn pump(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) {
-        let Self { stream, clock, downstream, upstream, .. } = self;
-        downstream.pump(upstream, (stream, clock), cx, scratch);
-        upstream.pump(downstream, (stream, clock), cx, scratch);
+        let Self { stream, clock, downstream, upstream, guard, .. } = self;
+        downstream.pump(upstream, (stream, clock, guard), cx, scratch);
+        upstream.pump(downstream, (stream, clock, guard), cx, scratch);
     }
 
     /// Whether there is nothing but frames to pass: the alarm is set, nothing is due to either side, nothing waits. Each
@@ -152,6 +175,7 @@ impl<D: Wire, U: Wire> Relay<D, U> {
         self.stream.is_calm()
             && self.guard.alarm().is_some()
             && !self.has_unsent()
+            && !self.downstream.has_notices()
             && !self.downstream.is_blocked()
             && !self.upstream.is_blocked()
     }
@@ -168,6 +192,12 @@ impl<D: Wire, U: Wire> Relay<D, U> {
     /// Sends what is due to either side: a Close, the FIN, a reset; and whatever is still on its way.
     fn deliver(&mut self, cx: &mut Context<'_>, now: Now) {
         let Self { stream, downstream, upstream, codes, told_client, .. } = self;
+        if let Some(left) = stream.take_notice(now) {
+            downstream.notify(&notice::expiring(left));
+        }
+        if stream.flow(Side::Upstream) == Flow::Pass && upstream.is_between_messages() {
+            downstream.enqueue_notices();
+        }
         deliver_to(downstream, upstream, stream, now, cx, |farewell| match farewell {
             Farewell::Cause(reason) => {
                 let text = codes.downstream(reason);
@@ -244,6 +274,23 @@ impl<D: Wire, U: Wire> Relay<D, U> {
             downward: self.upstream.traffic,
         }
     }
+}
+
+/// Applies a fresh token to the stream that it is for. The same for one that came out of band and one that came on the
+/// stream itself.
+fn renew(
+    stream: &mut Stream,
+    guard: &Guard,
+    grant: &Grant,
+    terms: Terms,
+    now: Now,
+) -> Result<Option<Duration>, RenewalError> {
+    if grant.principal != guard.principal() {
+        return Err(RenewalError::OtherPrincipal);
+    }
+    let expires_in = stream.renew(terms, now)?;
+    guard.stand(Standing::new(grant, stream.renewals()));
+    Ok(expires_in)
 }
 
 /// Sends what is due to `leg`, whose frames come from `source`.

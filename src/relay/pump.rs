@@ -1,12 +1,16 @@
 //! One side of a stream and what comes from it: read, scanned, judged, written to the other side.
 
+use std::borrow::Cow;
 use std::io;
 use std::task::{Context, Poll};
 
 use crate::clock::{Clock, Now};
-use crate::stream::{CloseReason, Flow, Passage, Side, Stream, Traffic};
+use crate::registry::Guard;
+use crate::relay::in_band::{InBand, Look, Mode, Reader};
+use crate::relay::notice;
+use crate::stream::{CloseReason, Flow, Passage, RenewalError, Side, Stream, Traffic};
 use crate::wire::{HEADROOM, Scratch, Wire};
-use crate::ws::{Extensions, Ruling, Scanner, Sender, Step};
+use crate::ws::{Extensions, Head, Opcode, Ruling, Scanner, Sender, Step};
 
 /// One side: its wire, what it sent that waits, and what waits for it.
 pub(super) struct Leg<W> {
@@ -20,15 +24,38 @@ pub(super) struct Leg<W> {
     starved: bool,
     /// What must go to this side before anything else: the rest of a head whose first bytes are gone, a Close.
     outbox: Vec<u8>,
+    /// What only routes need that ask for it; nothing on all others.
+    asked: Option<Box<Asked>>,
     /// What went on from this side to the other.
     pub(super) traffic: Traffic,
+}
+
+/// See [`Leg::asked`].
+#[derive(Default)]
+struct Asked {
+    /// Looks for tokens among the messages that this side sends.
+    reader: Option<Reader>,
+    /// Whole frames of the gateway's own for this side, which go between two messages.
+    notices: Vec<u8>,
 }
 
 /// The state machine with the time it is asked at, which is read for each chunk when the chunk is there: reading and
 /// opening one can take milliseconds.
 struct Judged<'a> {
     stream: &'a mut Stream,
+    guard: &'a Guard,
     now: Now,
+}
+
+/// Why a frame does not simply go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// The stream ends.
+    End(CloseReason),
+    /// It begins a message that may be a token.
+    Look,
+    /// It begins a message, and the gateway has something to say first.
+    Notices,
 }
 
 /// Why bytes were left over.
@@ -51,7 +78,37 @@ impl<W: Wire> Leg<W> {
             pending: early.to_vec(),
             starved: false,
             outbox: Vec::new(),
+            asked: None,
             traffic: Traffic::default(),
+        }
+    }
+
+    /// Looks for tokens among the messages that this side sends.
+    pub(super) fn read_in_band(&mut self, rules: InBand) {
+        self.asked.get_or_insert_default().reader = Some(Reader::new(rules));
+    }
+
+    /// Whether what went on from this side stands between two messages.
+    pub(super) const fn is_between_messages(&self) -> bool {
+        self.scanner.on_boundary() && !self.scanner.in_message()
+    }
+
+    /// Whether the gateway has something to say to this side.
+    pub(super) fn has_notices(&self) -> bool {
+        self.asked.as_ref().is_some_and(|asked| !asked.notices.is_empty())
+    }
+
+    /// Puts a whole frame in line for this side, to go between two messages.
+    pub(super) fn notify(&mut self, frame: &[u8]) {
+        self.asked.get_or_insert_default().notices.extend_from_slice(frame);
+    }
+
+    /// Between two messages: what the gateway has to say goes next.
+    pub(super) fn enqueue_notices(&mut self) {
+        let Some(asked) = &mut self.asked else { return };
+        self.outbox.append(&mut asked.notices);
+        if asked.reader.is_none() {
+            self.asked = None;
         }
     }
 
@@ -94,14 +151,14 @@ impl<W: Wire> Leg<W> {
     pub(super) fn pump<V: Wire>(
         &mut self,
         to: &mut Leg<V>,
-        (stream, clock): (&mut Stream, &Clock),
+        (stream, clock, guard): (&mut Stream, &Clock, &Guard),
         cx: &mut Context<'_>,
         scratch: &mut Scratch,
     ) {
         for _ in 0..BUDGET {
             if !self.is_drained() {
                 let pending = std::mem::take(&mut self.pending);
-                let judged = &mut Judged { stream, now: clock.now() };
+                let judged = &mut Judged { stream, guard, now: clock.now() };
                 let (used, left) = self.feed(&pending, to, judged, cx);
                 self.keep(pending.get(used..).unwrap_or_default(), left);
                 if left == Left::Blocked {
@@ -114,9 +171,9 @@ impl<W: Wire> Leg<W> {
             match wire.poll_chunk(cx, scratch) {
                 Poll::Pending => return,
                 Poll::Ready(Ok(read)) if read > 0 => {
-                    let judged = &mut Judged { stream, now: clock.now() };
+                    let judged = &mut Judged { stream, guard, now: clock.now() };
                     let chunk = self.join_held(scratch, read);
-                    let (used, left) = self.feed(chunk, to, judged, cx);
+                    let (used, left) = self.feed(&chunk, to, judged, cx);
                     self.keep(chunk.get(used..).unwrap_or_default(), left);
                     if left == Left::Blocked {
                         return;
@@ -138,19 +195,24 @@ impl<W: Wire> Leg<W> {
     }
 
     /// The chunk, with the bytes that were held back put in front of it.
-    fn join_held<'s>(&mut self, scratch: &'s mut Scratch, read: usize) -> &'s [u8] {
-        let held = std::mem::take(&mut self.pending);
+    fn join_held<'s>(&mut self, scratch: &'s mut Scratch, read: usize) -> Cow<'s, [u8]> {
+        let mut held = std::mem::take(&mut self.pending);
+        if held.len() > HEADROOM {
+            held.extend_from_slice(scratch.plain.get(HEADROOM..HEADROOM + read).unwrap_or_default());
+            return held.into();
+        }
         let start = HEADROOM.saturating_sub(held.len());
         if let Some(headroom) = scratch.plain.get_mut(start..start + held.len()) {
             headroom.copy_from_slice(&held);
         }
-        scratch.plain.get(start..HEADROOM + read).unwrap_or_default()
+        scratch.plain.get(start..HEADROOM + read).unwrap_or_default().into()
     }
 
     /// Keeps what is left over until the next poll.
     fn keep(&mut self, rest: &[u8], left: Left) {
         self.starved = left == Left::Starved;
-        debug_assert!(!self.starved || rest.len() <= Scanner::MAX_HELD, "only the start of a head is held");
+        let most = if self.reader().is_some() { HELD_IN_BAND } else { Scanner::MAX_HELD };
+        debug_assert!(!self.starved || rest.len() <= most, "only the start of a head is held, or what may be a token");
         self.pending = rest.to_vec();
     }
 
@@ -219,11 +281,25 @@ impl<W: Wire> Leg<W> {
             Flow::Pass => judged.stream.judge(judged.now),
             _ => Some(judged.stream.reason().unwrap_or(CloseReason::Expired)),
         };
-        let step = self.scanner.step(bytes, |_| verdict.map_or(Ruling::Pass, Ruling::Cut));
+        let notices = to.has_notices();
+        // The one message that may go on was looked at before.
+        let mut free = self.reader().map(|reader| reader.free);
+        let step = self.scanner.step(bytes, |head| match verdict {
+            Some(reason) => Ruling::Cut(Stop::End(reason)),
+            None if notices && begins_message(head) => Ruling::Cut(Stop::Notices),
+            None if head.opcode == Opcode::Text && free.as_mut().is_some_and(|free| !std::mem::take(free)) => {
+                Ruling::Cut(Stop::Look)
+            }
+            None => Ruling::Pass,
+        });
         match step {
             Step::Pass { bytes: passed, frames } => {
                 let passed = bytes.get(..passed).unwrap_or_default();
-                self.write(start, passed, frames, to, judged, cx)
+                let (used, left) = self.write(start, passed, frames, to, judged, cx);
+                if let Some(reader) = self.reader().filter(|_| used > 0) {
+                    reader.free = false;
+                }
+                (used, left)
             }
             Step::Close { bytes: length, frame } => {
                 if judged.stream.on_close(self.side, frame.code, judged.now) == Passage::Forward {
@@ -234,13 +310,75 @@ impl<W: Wire> Leg<W> {
             }
             Step::Hold => (0, Left::Starved),
             Step::Divert { bytes, .. } => (bytes, Left::Nothing),
-            Step::Cut(reason) => {
+            Step::Cut(Stop::End(reason)) => {
                 judged.stream.on_cut(reason, judged.now);
                 (0, Left::Nothing)
             }
+            Step::Cut(Stop::Notices) => {
+                to.enqueue_notices();
+                (0, Left::Nothing)
+            }
+            Step::Cut(Stop::Look) => self.look(bytes, to, judged, cx),
             Step::Violation(_) => {
                 judged.stream.on_violation(self.side, judged.now);
                 (0, Left::Nothing)
+            }
+        }
+    }
+
+    fn reader(&mut self) -> Option<&mut Reader> {
+        self.asked.as_mut().and_then(|asked| asked.reader.as_mut())
+    }
+
+    /// Looks at the message that begins here. What is a token is judged before anything of it goes on.
+    fn look<V: Wire>(
+        &mut self,
+        bytes: &[u8],
+        to: &mut Leg<V>,
+        judged: &mut Judged<'_>,
+        cx: &mut Context<'_>,
+    ) -> (usize, Left) {
+        let Some(Asked { reader: Some(reader), notices }) = self.asked.as_deref_mut() else {
+            return (0, Left::Starved);
+        };
+        let length = match reader.look(bytes) {
+            Look::More => return (0, Left::Starved),
+            Look::Ordinary => {
+                reader.free = true;
+                return (0, Left::Nothing);
+            }
+            Look::Token(length) => length,
+        };
+        // Whoever does not take the answers gets no more of them.
+        if notices.len() > MOST_NOTICES {
+            return (0, Left::Blocked);
+        }
+        let may_try = reader.is_judging() || judged.guard.may_try(reader.rules.interval, judged.now.mono);
+        let answer = if may_try {
+            match reader.poll_verdict(cx) {
+                Poll::Pending => return (0, Left::Blocked),
+                Poll::Ready(Err(denial)) => notice::denied(&denial),
+                Poll::Ready(Ok((grant, terms))) => {
+                    let renewed = super::renew(judged.stream, judged.guard, &grant, terms, judged.now);
+                    renewed.map_or_else(notice::kept, notice::renewed)
+                }
+            }
+        } else {
+            notice::kept(RenewalError::TooOften)
+        };
+        let between = reader.finish();
+        match reader.rules.mode {
+            Mode::Forward => {
+                reader.free = true;
+                (0, Left::Nothing)
+            }
+            Mode::Consume => {
+                notices.extend(answer);
+                for frame in between.into_iter().filter_map(|range| bytes.get(range)) {
+                    to.enqueue(frame);
+                    self.count(frame.len(), 1);
+                }
+                (length, Left::Nothing)
             }
         }
     }
@@ -371,5 +509,13 @@ impl<W: Wire> Leg<W> {
     }
 }
 
+fn begins_message(head: &Head) -> bool {
+    matches!(head.opcode, Opcode::Text | Opcode::Binary)
+}
+
+/// The most bytes of answers that wait for a client, before its tokens do.
+const MOST_NOTICES: usize = 1024;
+/// The most bytes that are held for the reader of tokens: what it holds at most, and the chunk that made it more.
+const HELD_IN_BAND: usize = crate::relay::in_band::MOST_HELD;
 /// Chunks that one poll moves in one direction before other tasks have their turn.
 const BUDGET: usize = 8;

@@ -28,6 +28,16 @@ impl Deadline {
         Self { expiry: expiry.map(|wall| (wall, mono_of(wall, now))), limit: self.limit }
     }
 
+    /// When the token expires; `None` if it does not.
+    pub fn expiry(&self) -> Option<Wall> {
+        self.expiry.map(|(wall, _)| wall)
+    }
+
+    /// When `before` the token's expiry is reached, in monotonic time; `None` if it does not expire.
+    pub fn ahead(&self, before: Duration, now: Now) -> Option<Mono> {
+        self.expiry.map(|(wall, mono)| mono.min(mono_of(wall, now)).saturating_sub(before))
+    }
+
     /// Why the stream may not go on, if it may not.
     pub fn passed(&self, now: Now) -> Option<CloseReason> {
         match (self.expiry, self.limit) {

@@ -120,13 +120,17 @@ impl Half {
 /// The state machine of one stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stream {
-    limits: Arc<Limits>,
-    deadline: Deadline,
+    pub(super) limits: Arc<Limits>,
+    pub(super) deadline: Deadline,
+    /// How often its token was renewed.
+    pub(super) renewals: u32,
+    /// Whether the client has been told that this token is about to expire.
+    pub(super) noticed: bool,
     timers: Deadlines,
     downstream: Half,
     upstream: Half,
     /// Why the stream ends; the first cause counts.
-    reason: Option<CloseReason>,
+    pub(super) reason: Option<CloseReason>,
     /// Between the Close to the service and the Close to the client: the cause that the client will be told.
     settling: Option<CloseReason>,
     over: bool,
@@ -138,6 +142,8 @@ impl Stream {
         Self {
             limits,
             deadline,
+            renewals: 0,
+            noticed: false,
             timers: Deadlines::NEW,
             downstream: Half::NEW,
             upstream: Half::NEW,
@@ -184,8 +190,9 @@ impl Stream {
 
     /// When to call [`Stream::on_time`] at the latest.
     pub fn next_deadline(&self, now: Now) -> Option<Mono> {
-        let deadline = if self.is_ending() { None } else { self.deadline.next(now) };
-        [deadline, self.timers.next()].into_iter().flatten().min()
+        let (deadline, notice) =
+            if self.is_ending() { (None, None) } else { (self.deadline.next(now), self.next_notice(now)) };
+        [deadline, notice, self.timers.next()].into_iter().flatten().min()
     }
 
     /// What becomes of the bytes that `from` sends.
@@ -219,20 +226,11 @@ impl Stream {
         }
     }
 
-    /// The deadline moves, for a fresh token. Refused (`false`) if the old one has passed or the stream is ending.
-    pub fn renew(&mut self, expiry: Option<crate::clock::Wall>, now: Now) -> bool {
-        if self.deadline.passed(now).is_some() || self.reason.is_some() {
-            return false;
-        }
-        self.deadline = self.deadline.renewed(expiry, now);
-        true
-    }
-
     /// A signal from outside.
     pub fn on_signal(&mut self, signal: Signal, now: Now) {
         self.on_time(now);
         match signal {
-            Signal::Recheck => {}
+            Signal::Recheck | Signal::Renew => {}
             Signal::Drain if self.reason.is_none() => self.end(CloseReason::Drain, now),
             Signal::RouteGone if self.reason.is_none() => self.end(CloseReason::RouteGone, now),
             Signal::Revoke if !self.is_ending() => self.end(CloseReason::Revoked, now),

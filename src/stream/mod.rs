@@ -4,6 +4,7 @@ pub mod codes;
 pub mod deadlines;
 pub mod machine;
 pub mod outcome;
+pub mod renewal;
 
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ pub use codes::CloseCodes;
 pub use deadlines::Deadline;
 pub use machine::{Due, Farewell, Flow, Passage, Stream};
 pub use outcome::{By, CloseReason, Outcome, Traffic};
+pub use renewal::{RenewalError, Terms};
 
 /// What a stream can be told from outside, through the registry; the gravest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,13 +23,15 @@ pub enum Signal {
     RouteGone,
     /// The gateway is leaving.
     Drain,
+    /// A fresh token waits to be applied.
+    Renew,
     /// The stream's alarm has rung, or a clock was stepped: look at the deadline again.
     Recheck,
 }
 
 impl Signal {
     /// All of them, in their order.
-    pub const ALL: [Self; 4] = [Self::Revoke, Self::RouteGone, Self::Drain, Self::Recheck];
+    pub const ALL: [Self; 5] = [Self::Revoke, Self::RouteGone, Self::Drain, Self::Renew, Self::Recheck];
 }
 
 /// One of the two sides of a stream. The one pair of words for them, everywhere.
@@ -74,6 +78,8 @@ pub struct Limits {
     pub settle: Duration,
     /// The longest a stream may live, however often its token is renewed; `None` for no limit.
     pub max_stream: Option<Duration>,
+    /// How long before its token expires a client is told so; zero = it is not.
+    pub expiry_notice: Duration,
 }
 
 impl Default for Limits {
@@ -84,6 +90,7 @@ impl Default for Limits {
             close_timeout: Duration::from_secs(5),
             settle: Duration::from_millis(250),
             max_stream: None,
+            expiry_notice: Duration::ZERO,
         }
     }
 }

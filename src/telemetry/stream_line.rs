@@ -8,7 +8,7 @@ use crate::secret::Fingerprint;
 use crate::stream::Outcome;
 
 /// What both lines of a stream say.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct StreamLine<'a> {
     /// The stream's number.
     pub stream: u64,
@@ -16,22 +16,24 @@ pub struct StreamLine<'a> {
     pub route: &'a str,
     /// The peer's address.
     pub peer: SocketAddr,
-    /// The token's `jti`, if it has one.
-    pub jti: Option<&'a str>,
-    /// Short hash of the token.
+    /// `jti` of the present token, if it has one.
+    pub jti: Option<Box<str>>,
+    /// Short hash of the present token.
     pub token: Fingerprint,
     /// Short hash of the principal.
     pub principal: Fingerprint,
+    /// How often the token was renewed.
+    pub renewals: u32,
 }
 
 impl StreamLine<'_> {
     /// Writes the line that says that the stream is open.
-    pub fn open(self) {
+    pub fn open(&self) {
         tracing::info!(
             { field::STREAM } = self.stream,
             { field::ROUTE } = self.route,
             { field::PEER } = %self.peer,
-            { field::JTI } = self.jti,
+            { field::JTI } = self.jti.as_deref(),
             { field::TOKEN } = %self.token,
             { field::PRINCIPAL } = %self.principal,
             "stream opened"
@@ -39,7 +41,7 @@ impl StreamLine<'_> {
     }
 
     /// Writes the line that says how it ended, after `lived`.
-    pub fn end(self, outcome: &Outcome, lived: Duration) {
+    pub fn end(&self, outcome: &Outcome, lived: Duration) {
         let reset = match (outcome.downstream_reset, outcome.upstream_reset) {
             (false, false) => "none",
             (true, false) => "downstream",
@@ -50,7 +52,7 @@ impl StreamLine<'_> {
             { field::STREAM } = self.stream,
             { field::ROUTE } = self.route,
             { field::PEER } = %self.peer,
-            { field::JTI } = self.jti,
+            { field::JTI } = self.jti.as_deref(),
             { field::TOKEN } = %self.token,
             { field::CAUSE } = outcome.reason.as_str(),
             { field::BY } = outcome.reason.by().as_str(),
@@ -60,6 +62,7 @@ impl StreamLine<'_> {
             { field::BYTES_UP } = outcome.upward.bytes,
             { field::FRAMES_DOWN } = outcome.downward.frames,
             { field::BYTES_DOWN } = outcome.downward.bytes,
+            { field::RENEWALS } = self.renewals,
             { field::RESET } = reset,
             "stream ended"
         );
@@ -114,9 +117,10 @@ mod tests {
                 stream: 7,
                 route: "chat",
                 peer: ([192, 0, 2, 1], 5).into(),
-                jti: Some("id\n1"),
+                jti: Some("id\n1".into()),
                 token: fingerprint(b"token"),
                 principal: fingerprint(b"ann"),
+                renewals: 3,
             };
             line.open();
             line.end(&outcome, Duration::from_nanos(8_548_576_240));
@@ -132,7 +136,7 @@ mod tests {
             assert_eq!(line["token"], "3c469e9d6c5875d3");
         }
         let expected = json!({
-            "cause": "token_expired", "by": "gateway", "code": 3000, "duration_s": 8.549, "reset": "upstream",
+            "cause": "token_expired", "by": "gateway", "code": 3000, "duration_s": 8.549, "reset": "upstream", "renewals": 3,
             "frames_up": 1, "bytes_up": 10, "frames_down": 2, "bytes_down": 20,
         });
         for (name, value) in expected.as_object().unwrap() {

@@ -10,7 +10,7 @@ mod subprotocol;
 
 use http::HeaderMap;
 
-use crate::secret::Token;
+use crate::secret::{Opaque, Token};
 use crate::token::{Denial, Public};
 
 /// The largest token, in bytes as they stand in the request, before any decoding.
@@ -71,6 +71,22 @@ pub fn take(carriers: &[Carrier], query: Option<&str>, headers: &HeaderMap) -> R
     let fallback_subprotocol = offer.fallback()?;
     Ok(Taken { token, query, headers, subprotocols: offer.rest, fallback_subprotocol })
 }
+
+/// Takes every pair with this name out of a query, as it is done with a token: each with exactly one `&`, names compared
+/// after decoding; `None` if nothing is left. And the value of the pairs; two different ones are refused.
+pub fn take_parameter(query: Option<&str>, name: &str) -> Result<(Option<String>, Option<Opaque>), Denial> {
+    let (rest, values) = query::take_parameter(query, name);
+    match values.as_slice() {
+        [] => Ok((rest, None)),
+        [value] => match Opaque::parse(value) {
+            Some(value) => Ok((rest, Some(value))),
+            None => Err(Denial::new(Public::BadRequest, "handle_malformed", MALFORMED)),
+        },
+        _ => Err(Denial::new(Public::BadRequest, "two_handles", "the query names two different handles")),
+    }
+}
+
+const MALFORMED: &str = "a handle or ticket in the query is 22 to 64 characters of base64url";
 
 /// The one token that was found so far.
 #[derive(Default)]

@@ -28,6 +28,22 @@ pub(super) fn take(carriers: &[Carrier], query: Option<&str>, found: &mut Found)
     Ok((!taken || !rest.is_empty()).then_some(rest))
 }
 
+/// Takes every pair with this name out of the query, as [`take`] does, and gives the decoded values that differ.
+pub(super) fn take_parameter(query: Option<&str>, wanted: &str) -> (Option<String>, Vec<Vec<u8>>) {
+    let Some(query) = query else { return (None, Vec::new()) };
+    let (ours, kept): (Vec<&str>, Vec<&str>) =
+        query.split('&').partition(|pair| decodes_to(pair.split_once('=').unwrap_or((pair, "")).0, wanted));
+    let mut values: Vec<Vec<u8>> = Vec::new();
+    for pair in &ours {
+        let value = percent_decode(pair.split_once('=').unwrap_or_default().1.as_bytes()).collect();
+        if !values.contains(&value) {
+            values.push(value);
+        }
+    }
+    let rest = kept.join("&");
+    ((ours.is_empty() || !rest.is_empty()).then_some(rest), values)
+}
+
 /// Whether `name`, as it stands in the query, is the name of one of the carriers.
 fn is_ours(carriers: &[Carrier], name: &str) -> bool {
     carriers.iter().any(|carrier| matches!(carrier, Carrier::Query(wanted) if decodes_to(name, wanted)))
