@@ -47,6 +47,16 @@ pub async fn admit<R>(request: R, token: Token, judge: &dyn Judge, clock: &Clock
     Ok(Admitted { request, grant, at })
 }
 
+/// Admits `request` on the grant of a token that was found good before, when a ticket was handed out for it. Whether it
+/// still counts is asked again.
+pub fn readmit<R>(request: R, grant: Grant, clock: &Clock) -> Result<Admitted<R>, Denial> {
+    let at = clock.now();
+    if grant.expiry.is_some_and(|expiry| at.wall >= expiry) {
+        return Err(Denial::new(Public::TokenExpired, "expired", "the ticket's token has expired"));
+    }
+    Ok(Admitted { request, grant, at })
+}
+
 /// What `judge` says of `token`, waited for if it is not there at once, but not for ever.
 pub async fn verdict(token: &Token, judge: &dyn Judge, purpose: Purpose, now: Now) -> Result<Grant, Denial> {
     match judge.judge(token, purpose, now) {

@@ -103,7 +103,7 @@ impl fmt::Debug for Opaque {
 }
 
 /// The first half of the SHA-256 of an [`Opaque`]: as hard to guess as that, and of no use to whoever reads it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OpaqueHash([u8; 16]);
 
 impl fmt::Debug for OpaqueHash {

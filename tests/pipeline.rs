@@ -71,6 +71,7 @@ fn route(service: SocketAddr) -> Route {
         limits: Limits { close_timeout: Duration::from_millis(200), ..Limits::default() }.into(),
         codes: Arc::default(),
         renewal: Renewal::default(),
+        ticket_lifetime: Duration::from_secs(30),
         max_streams: Some(2),
     }
 }

@@ -139,7 +139,7 @@ fn place(
 ) -> Result<(), TargetError> {
     let text = token.expose();
     match carrier {
-        Carrier::Query(name) => {
+        Carrier::Query(name) | Carrier::Ticket(name) => {
             let pair = format!("{}={}", encode(name), encode(text));
             *query = Some(match query.take() {
                 Some(rest) if !rest.is_empty() => format!("{rest}&{pair}"),

@@ -33,7 +33,24 @@ pub(super) fn carriers(typed: &file::Route, context: &Context<'_>) -> Vec<Carrie
             }
         }
     }
+    check_tickets(&carriers, list, context);
     carriers
+}
+
+/// A ticket stands in the query beside what else does, and a route needs one name for it.
+fn check_tickets(carriers: &[Carrier], list: &Placed<Vec<Placed<String>>>, context: &Context<'_>) {
+    let tickets: Vec<&String> = carriers
+        .iter()
+        .filter_map(|carrier| if let Carrier::Ticket(name) = carrier { Some(name) } else { None })
+        .collect();
+    if tickets.len() > 1 {
+        context.add(Problem::new(&list.place, "two carriers for tickets").remedy("keep one of them"));
+    }
+    let shared = |name: &&&String| carriers.contains(&Carrier::Query((**name).clone()));
+    if let Some(name) = tickets.iter().find(shared) {
+        let problem = Problem::new(&list.place, format!("`{name}` is the name of a token and of a ticket"));
+        context.add(problem.remedy("give them two names: \"query:access_token\" and \"ticket:ticket\""));
+    }
 }
 
 /// One carrier by its name; the error says what to write instead.
@@ -41,6 +58,7 @@ fn carrier(typed: &str, prefix: &str, k8s: &str) -> Result<Carrier, String> {
     match typed.split_once(':') {
         Some(("query", name)) if !name.is_empty() => Ok(Carrier::Query(name.to_owned())),
         Some(("cookie", name)) if is_token(name) => Ok(Carrier::Cookie(name.to_owned())),
+        Some(("ticket", name)) if !name.is_empty() => Ok(Carrier::Ticket(name.to_owned())),
         Some(("subprotocol", "pair")) => Ok(Carrier::SubprotocolPair),
         Some(("subprotocol", "prefix")) => Ok(Carrier::SubprotocolPrefix(prefix.to_owned())),
         Some(("subprotocol", "k8s")) => Ok(Carrier::SubprotocolEncoded(k8s.to_owned())),
@@ -49,13 +67,18 @@ fn carrier(typed: &str, prefix: &str, k8s: &str) -> Result<Carrier, String> {
         None if typed == "query" => Err("name the parameter: \"query:access_token\"".to_owned()),
         Some(("cookie", _)) => Err("name the cookie: \"cookie:token\"".to_owned()),
         None if typed == "cookie" => Err("name the cookie: \"cookie:token\"".to_owned()),
+        Some(("ticket", _)) => Err("name the parameter: \"ticket:ticket\"".to_owned()),
+        None if typed == "ticket" => Err("name the parameter: \"ticket:ticket\"".to_owned()),
         _ => Err(suggest(typed, CARRIERS)),
     }
 }
 
 /// One carrier by its name, with the default prefixes.
 pub(crate) fn parse_carrier(typed: &str) -> Result<Carrier, String> {
-    carrier(typed, PREFIX, K8S_PREFIX)
+    match carrier(typed, PREFIX, K8S_PREFIX)? {
+        Carrier::Ticket(_) => Err("a ticket is not a place for a token: use another carrier".to_owned()),
+        carrier => Ok(carrier),
+    }
 }
 
 /// The part of a subprotocol entry in front of the token.
@@ -140,8 +163,15 @@ fn is_token(text: &str) -> bool {
 
 const PREFIX: &str = "bearer.";
 const K8S_PREFIX: &str = "base64url.bearer.authorization.k8s.io.";
-const CARRIERS: [&str; 6] =
-    ["query:access_token", "subprotocol:pair", "subprotocol:prefix", "subprotocol:k8s", "header", "cookie:token"];
+const CARRIERS: [&str; 7] = [
+    "query:access_token",
+    "subprotocol:pair",
+    "subprotocol:prefix",
+    "subprotocol:k8s",
+    "header",
+    "cookie:token",
+    "ticket:ticket",
+];
 
 #[cfg(test)]
 mod tests {

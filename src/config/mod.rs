@@ -65,6 +65,8 @@ pub struct Server {
     pub max_connections: usize,
     /// Streams at a time; `None` for no limit of its own.
     pub max_streams: Option<usize>,
+    /// Tickets that were handed out and not used, at a time.
+    pub max_tickets: usize,
     /// For the TLS handshake.
     pub handshake_timeout: Duration,
     /// For the request head.

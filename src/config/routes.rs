@@ -56,6 +56,7 @@ pub(super) fn routes(typed: &[file::Route], issuers: &[Arc<Issuer>], known: &[&s
         let limits = limits(typed, context);
         let codes = codes(&typed.close, context);
         let renewal = renewal(&typed.renewal, context);
+        let ticket_lifetime = positive(typed.ticket_lifetime.as_ref(), "ticket_lifetime", 30_000, context);
         let identity = identity(&typed.identity, context);
         let (host, origin) = (host(typed.host.as_ref(), context), origin(typed.origin.as_ref(), context));
         let forwarded = forwarded(typed.forwarded.as_ref(), context);
@@ -79,6 +80,7 @@ pub(super) fn routes(typed: &[file::Route], issuers: &[Arc<Issuer>], known: &[&s
             limits: limits.into(),
             codes: codes.into(),
             renewal,
+            ticket_lifetime,
             max_streams: typed.max_streams.as_ref().map(|streams| streams.value).filter(|streams| *streams != 0),
         }));
     }

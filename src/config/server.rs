@@ -24,6 +24,7 @@ pub(super) fn server(typed: &file::Server, context: &Context<'_>) -> Server {
         },
         max_connections: value(&typed.max_connections, 10_000),
         max_streams: Some(value(&typed.max_streams, 0)).filter(|streams| *streams != 0),
+        max_tickets: value(&typed.max_tickets, 10_000),
         handshake_timeout: positive(typed.handshake_timeout.as_ref(), "handshake_timeout", 10_000, context),
         request_timeout: positive(typed.request_timeout.as_ref(), "request_timeout", 10_000, context),
         max_request_head: max_request_head(typed, context),

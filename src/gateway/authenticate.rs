@@ -2,19 +2,19 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::Response;
 use tower::Service;
 
-use crate::admission::{Admitted, admit};
-use crate::clock::Clock;
-use crate::gateway::Body;
+use crate::admission::{Admitted, admit, readmit};
 use crate::gateway::rejection::Rejection;
 use crate::gateway::upgrade::Upgrade;
+use crate::gateway::{Body, Shared};
 use crate::names;
-use crate::secret::Opaque;
-use crate::token::carrier::{self, Taken};
+use crate::secret::OpaqueHash;
+use crate::token::carrier::{self, Left};
 
 /// A handshake without its token.
 pub struct Tokenless {
@@ -26,21 +26,21 @@ pub struct Tokenless {
     pub(super) subprotocols: Vec<String>,
     /// What the client is answered if the service chooses no subprotocol.
     pub(super) fallback: Option<String>,
-    /// The handle that the client has chosen for its stream, on a route where it needs one.
-    pub(super) handle: Option<Opaque>,
+    /// The handle of the stream, if the client knows it already: it has chosen it, or it came with its ticket.
+    pub(super) handle: Option<OpaqueHash>,
 }
 
 /// See the module.
 #[derive(Clone)]
 pub struct Authenticate<S> {
-    clock: Clock,
+    shared: Arc<Shared>,
     inner: S,
 }
 
 impl<S> Authenticate<S> {
-    /// The layer; tokens are judged by `clock`.
-    pub fn with(clock: Clock) -> impl Fn(S) -> Self + Clone {
-        move |inner| Self { clock: clock.clone(), inner }
+    /// The layer.
+    pub fn with(shared: Arc<Shared>) -> impl Fn(S) -> Self + Clone {
+        move |inner| Self { shared: shared.clone(), inner }
     }
 }
 
@@ -58,24 +58,45 @@ where
     }
 
     fn call(&mut self, upgrade: Upgrade) -> Self::Future {
-        let (clock, mut inner) = (self.clock.clone(), self.inner.clone());
+        let (shared, mut inner) = (self.shared.clone(), self.inner.clone());
         Box::pin(async move {
-            let admitted = authenticate(upgrade, &clock).await?;
+            let admitted = authenticate(upgrade, &shared).await?;
             inner.call(admitted).await
         })
     }
 }
 
-async fn authenticate(mut upgrade: Upgrade, clock: &Clock) -> Result<Admitted<Tokenless>, Rejection> {
+async fn authenticate(mut upgrade: Upgrade, shared: &Shared) -> Result<Admitted<Tokenless>, Rejection> {
     let route = upgrade.route.clone();
-    let taken = carrier::take(&route.carriers, upgrade.target.query(), &upgrade.headers)?;
-    let Taken { token, query, headers, subprotocols, fallback_subprotocol: fallback } = taken;
-    upgrade.headers = headers;
-    let (query, handle) = if route.renewal.out_of_band {
+    let (query, ticket) = match route.ticket_name() {
+        Some(name) => carrier::take_parameter(upgrade.target.query(), name)?,
+        None => (upgrade.target.query().map(str::to_owned), None),
+    };
+    // A ticket is spent at its first presentation, whatever follows.
+    let spent = ticket.map(|ticket| shared.tickets.spend(&ticket, &route, &upgrade.headers, shared.clock.now().mono));
+    let (query, chosen) = if route.renewal.out_of_band {
         carrier::take_parameter(query.as_deref(), names::HANDLE_PARAMETER)?
     } else {
         (query, None)
     };
-    let request = Tokenless { upgrade, query, subprotocols, fallback, handle };
-    Ok(admit(request, token, &*route.judge, clock).await?)
+    let (token, left) = carrier::take_any(&route.carriers, query.as_deref(), &upgrade.headers)?;
+    let Left { query, headers, subprotocols, fallback_subprotocol: fallback } = left;
+    upgrade.headers = headers;
+    let chosen = chosen.map(|handle| handle.hash());
+    match (spent, token) {
+        (None, None) => Err(carrier::missing().into()),
+        (None, Some(token)) => {
+            let request = Tokenless { upgrade, query, subprotocols, fallback, handle: chosen };
+            Ok(admit(request, token, &*route.judge, &shared.clock).await?)
+        }
+        (Some(_), Some(_)) => Err(Rejection::BadRequest("the request carries a token and a ticket")),
+        (Some(spent), None) => {
+            let (grant, promised) = spent?;
+            if chosen.is_some() && promised != chosen {
+                return Err(Rejection::BadRequest("the handle in the query is not the ticket's"));
+            }
+            let request = Tokenless { upgrade, query, subprotocols, fallback, handle: promised };
+            Ok(readmit(request, grant, &shared.clock)?)
+        }
+    }
 }

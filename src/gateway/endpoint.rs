@@ -1,4 +1,5 @@
-//! The stage for what the gateway itself answers on a route's own paths, for pages and for programs: renewals.
+//! The stage for what the gateway itself answers on a route's own paths, for pages and for programs: renewals and
+//! tickets.
 //!
 //! Owns the rules that these requests have in common: the method, the page that asks (CORS, Fetch standard, section 3.3)
 //! and where the token stands. Nothing of such a request is ever forwarded.
@@ -18,7 +19,7 @@ use tower::Service;
 
 use crate::gateway::rejection::Rejection;
 use crate::gateway::route::{Origins, Route, Routed};
-use crate::gateway::{Body, Shared, origin, renew};
+use crate::gateway::{Body, Shared, origin, renew, ticket};
 use crate::names;
 use crate::secret::Token;
 use crate::token::Carrier;
@@ -56,21 +57,37 @@ where
     }
 
     fn call(&mut self, routed: Routed) -> Self::Future {
-        if !is_renewal(&routed) {
+        let Some(endpoint) = Endpoint::of(&routed) else {
             return Box::pin(self.inner.call(routed));
-        }
+        };
         let shared = self.shared.clone();
         Box::pin(async move {
             match enter(&routed)? {
                 Entered::Preflight(response) => Ok(response),
-                Entered::Post => renew::answer(&shared, &routed).await,
+                Entered::Post => match endpoint {
+                    Endpoint::Renew => renew::answer(&shared, &routed).await,
+                    Endpoint::Ticket => ticket::answer(&shared, &routed).await,
+                },
             }
         })
     }
 }
 
-fn is_renewal(routed: &Routed) -> bool {
-    routed.route.renewal.out_of_band && routed.request.uri().path().ends_with(names::RENEW_PATH)
+#[derive(Clone, Copy)]
+enum Endpoint {
+    Renew,
+    Ticket,
+}
+
+impl Endpoint {
+    /// What the request is for, if the route has it.
+    fn of(routed: &Routed) -> Option<Self> {
+        let path = routed.request.uri().path();
+        if path.ends_with(names::RENEW_PATH) && routed.route.renewal.out_of_band {
+            return Some(Self::Renew);
+        }
+        (path.ends_with(names::TICKET_PATH) && routed.route.ticket_name().is_some()).then_some(Self::Ticket)
+    }
 }
 
 enum Entered {

@@ -61,13 +61,13 @@ async fn forward(shared: &Arc<Shared>, admitted: Admitted<Tokenless>) -> Result<
     let upgrade = &admitted.request().upgrade;
     let (visit, route) = (upgrade.visit.clone(), upgrade.route.clone());
     let deadline = Deadline::new(admitted.grant().expiry, route.limits.max_stream, admitted.at());
-    let chosen = admitted.request().handle.as_ref();
-    let made = (route.renewal.out_of_band && chosen.is_none()).then(Opaque::random);
+    let known = admitted.request().handle;
+    let made = (route.renewal.out_of_band && known.is_none()).then(Opaque::random);
     let entry = Entry {
         route: route.name.clone(),
         peer: visit.peer.address,
         principal: admitted.grant().principal,
-        handle: chosen.or(made.as_ref()).map(Opaque::hash),
+        handle: known.or_else(|| made.as_ref().map(Opaque::hash)),
         since: admitted.at().wall,
         standing: Standing::new(admitted.grant(), 0),
     };

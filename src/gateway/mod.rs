@@ -18,6 +18,7 @@ pub mod rejection;
 pub mod renew;
 pub mod respond;
 pub mod route;
+pub mod ticket;
 pub mod upgrade;
 
 use std::convert::Infallible;
@@ -45,6 +46,7 @@ use narrow::narrow;
 use observe::Observe;
 use respond::Respond;
 use route::Route;
+use ticket::Tickets;
 
 /// The pipeline, in running order. Each stage takes the type that the one before it makes: leaving one out does not
 /// compile.
@@ -54,11 +56,11 @@ fn stack(shared: &Arc<Shared>) -> Pipeline {
         .layer_fn(Observe) //                                       one line in the log per refusal
         .layer_fn(Respond) //                                       Rejection -> problem JSON
         .layer(narrow(route::choose)) //                            Arrived   -> Routed: a sane target that a route takes
-        .layer_fn(Endpoints::with(shared.clone())) //               what the gateway itself answers on a route: renewals
+        .layer_fn(Endpoints::with(shared.clone())) //               what the gateway itself answers on a route: renewals, tickets
         .layer(narrow(move |routed| limit::check(&state, routed))) // Routed  -> Within: the gateway takes new streams
         .layer(narrow(origin::check)) //                            Within    -> Welcome: from a page that may
         .layer(narrow(upgrade::check)) //                           Welcome   -> Upgrade: a WebSocket handshake
-        .layer_fn(Authenticate::with(shared.clock.clone())) //      Upgrade   -> Admitted: the one token is good
+        .layer_fn(Authenticate::with(shared.clone())) //            Upgrade   -> Admitted: the one token, or a ticket, is good
         .service(Forward(shared.clone())); //                       Admitted  -> 101: a place, the service, the stream
     BoxCloneSyncService::new(stages)
 }
@@ -70,6 +72,8 @@ pub struct Config {
     pub max_request_head: Option<usize>,
     /// Streams at a time in the whole process; `None` for no limit of its own.
     pub max_streams: Option<usize>,
+    /// Tickets that were handed out and not used, at a time.
+    pub max_tickets: usize,
     /// Peers whose word on where a request came from is believed.
     pub trusted_proxies: Vec<IpNet>,
 }
@@ -96,7 +100,14 @@ impl Gateway {
         tracker: TaskTracker,
     ) -> Self {
         let rules = ArcSwap::from_pointee(Rules { config, routes });
-        let shared = Arc::new(Shared { rules, draining: AtomicBool::new(false), clock, registry, tracker });
+        let shared = Arc::new(Shared {
+            rules,
+            draining: AtomicBool::new(false),
+            clock,
+            registry,
+            tickets: Tickets::default(),
+            tracker,
+        });
         Self { pipeline: stack(&shared), shared, fallback: None }
     }
 
@@ -157,6 +168,7 @@ pub struct Shared {
     draining: AtomicBool,
     clock: Clock,
     registry: Registry,
+    tickets: Tickets,
     tracker: TaskTracker,
 }
 

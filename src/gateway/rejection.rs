@@ -35,6 +35,8 @@ pub enum Rejection {
     NoRoute,
     /// There are as many streams as there may be.
     TooMany,
+    /// There are as many tickets as there may be, of this principal or of all.
+    TooManyTickets,
     /// Not a WebSocket upgrade.
     UpgradeRequired,
     /// The service answered something that is no answer.
@@ -89,7 +91,7 @@ impl Rejection {
             Self::Unanswered => (S::SERVICE_UNAVAILABLE, "unavailable", retry()),
             Self::Misdirected => (S::MISDIRECTED_REQUEST, "misdirected", None),
             Self::NoRoute => (S::NOT_FOUND, "no_route", None),
-            Self::TooMany => (S::TOO_MANY_REQUESTS, "rate_limited", retry()),
+            Self::TooMany | Self::TooManyTickets => (S::TOO_MANY_REQUESTS, "rate_limited", retry()),
             Self::UpgradeRequired => (S::UPGRADE_REQUIRED, "upgrade_required", says(header::UPGRADE, "websocket")),
             Self::UpstreamInvalid(_) => (S::BAD_GATEWAY, "upstream_invalid", None),
             Self::UpstreamRefused(_) => (S::BAD_GATEWAY, "upstream_refused", None),
@@ -133,6 +135,7 @@ impl Rejection {
             Self::Misdirected => Cow::Borrowed("the certificate does not cover Host, and SNI was another name"),
             Self::NoRoute => Cow::Borrowed("no route for host and path"),
             Self::TooMany => Cow::Borrowed("as many streams as allowed"),
+            Self::TooManyTickets => Cow::Borrowed("as many unused tickets as allowed"),
             Self::UpgradeRequired => Cow::Borrowed("not a WebSocket upgrade"),
             Self::Version => Cow::Borrowed("Sec-WebSocket-Version is not 13"),
         }

@@ -117,11 +117,21 @@ pub struct Route {
     pub codes: Arc<CloseCodes>,
     /// How its streams are renewed.
     pub renewal: Renewal,
+    /// How long a ticket counts.
+    pub ticket_lifetime: Duration,
     /// How many streams the route may have at a time; `None` for no limit of its own. More are refused with 429.
     pub max_streams: Option<usize>,
 }
 
 impl Route {
+    /// The parameter in which a ticket stands, if the route takes tickets.
+    pub fn ticket_name(&self) -> Option<&str> {
+        self.carriers.iter().find_map(|carrier| match carrier {
+            Carrier::Ticket(name) => Some(name.as_str()),
+            _ => None,
+        })
+    }
+
     /// How well the route fits: its best host pattern first, then the longer prefix. `None` if it does not.
     fn rank(&self, host: &str, target: &str) -> Option<(u8, usize)> {
         let host = self.hosts.iter().filter_map(|pattern| path::host_rank(pattern, host)).max()?;
@@ -237,6 +247,7 @@ mod tests {
             limits: Arc::default(),
             codes: Arc::default(),
             renewal: Renewal::default(),
+            ticket_lifetime: Duration::ZERO,
             max_streams: None,
         })
     }

@@ -31,6 +31,8 @@ pub enum Carrier {
     Header,
     /// `cookie:NAME`: one cookie.
     Cookie(String),
+    /// `ticket:NAME`: `?NAME=<ticket>`, in the place of a token. [`take_parameter`] takes it out.
+    Ticket(String),
 }
 
 /// The token, and the request as the service behind may see it.
@@ -55,6 +57,33 @@ pub struct Taken {
 /// more than [`MAX_TOKEN`] bytes and a malformed list of subprotocols; with [`Public::TokenMissing`] a request without
 /// a token; with [`Public::SubprotocolCompanionMissing`] one whose only subprotocol is the token's own entry.
 pub fn take(carriers: &[Carrier], query: Option<&str>, headers: &HeaderMap) -> Result<Taken, Denial> {
+    let (token, left) = take_any(carriers, query, headers)?;
+    let token = token.ok_or_else(missing)?;
+    let Left { query, headers, subprotocols, fallback_subprotocol } = left;
+    Ok(Taken { token, query, headers, subprotocols, fallback_subprotocol })
+}
+
+/// No token was found, and one is needed.
+pub fn missing() -> Denial {
+    Denial::new(Public::TokenMissing, "token_missing", "no token in any of the route's carriers")
+}
+
+/// The request as the service behind may see it; the fields are those of [`Taken`].
+#[derive(Clone, Debug)]
+#[allow(missing_docs)] // see above
+pub struct Left {
+    pub query: Option<String>,
+    pub headers: HeaderMap,
+    pub subprotocols: Vec<String>,
+    pub fallback_subprotocol: Option<String>,
+}
+
+/// What [`take`] does, for a request that may have something else in the place of a token.
+pub fn take_any(
+    carriers: &[Carrier],
+    query: Option<&str>,
+    headers: &HeaderMap,
+) -> Result<(Option<Token>, Left), Denial> {
     let mut found = Found::default();
     let mut headers = headers.clone();
     let query = query::take(carriers, query, &mut found)?;
@@ -64,12 +93,12 @@ pub fn take(carriers: &[Carrier], query: Option<&str>, headers: &HeaderMap) -> R
     }
     header::take_cookies(carriers, &mut headers, &mut found)?;
 
-    let Some(token) = found.0 else {
-        return Err(Denial::new(Public::TokenMissing, "token_missing", "no token in any of the route's carriers"));
-    };
-    offer.settle(&token, &mut headers)?;
-    let fallback_subprotocol = offer.fallback()?;
-    Ok(Taken { token, query, headers, subprotocols: offer.rest, fallback_subprotocol })
+    if let Some(token) = &found.0 {
+        offer.settle(token, &mut headers)?;
+    }
+    // Without a token it is that which is missing, and not a companion.
+    let fallback_subprotocol = if found.0.is_some() { offer.fallback()? } else { offer.rest.first().cloned() };
+    Ok((found.0, Left { query, headers, subprotocols: offer.rest, fallback_subprotocol }))
 }
 
 /// Takes every pair with this name out of a query, as it is done with a token: each with exactly one `&`, names compared
