@@ -169,6 +169,75 @@ async fn a_refused_renewal_says_why_and_changes_nothing() {
 }
 
 #[tokio::test]
+async fn another_issuer_s_token_for_the_same_subject_is_another_principal() {
+    let issuer = "[[issuer]]\nname = \"other\"\niss = \"https://other.test\"\n[[issuer.key]]\nalgorithm = \"HS256\"\nsecret_file = \"token.secret\"";
+    let (gateway, mut backend) = start(&format!("same = [\"iss\", \"sid\"]\n{issuer}")).await;
+    let with = |iss: &str, sub: &str, sid: &str| {
+        let mut all = claims(MINUTE * 2);
+        all.as_object_mut()
+            .expect("claims")
+            .extend(json!({"iss": iss, "sub": sub, "sid": sid}).as_object().cloned().expect("claims"));
+        mint(&all)
+    };
+    let first = with(common::ISSUER, "one message", "run-1");
+    let (mut client, mut service, handle) = open(&gateway, &mut backend, &first).await;
+    for (token, status) in [
+        (with("https://other.test", "one message", "run-1"), 403),
+        (with(common::ISSUER, "one message", "run-2"), 403),
+        // What is not in `same` may change.
+        (with(common::ISSUER, "another message", "run-1"), 200),
+    ] {
+        assert_eq!(renew(&gateway, &handle, &token).await.status, status);
+    }
+    echo(&mut client, &mut service, "still here").await;
+}
+
+#[tokio::test]
+async fn an_old_token_that_is_replayed_does_not_move_the_deadline_back() {
+    let (gateway, mut backend) = start("").await;
+    let first = token(MINUTE);
+    let (_client, _service, handle) = open(&gateway, &mut backend, &first).await;
+    let second = token(MINUTE * 2);
+    assert_eq!(renew(&gateway, &handle, &second).await.status, 200);
+    let reply = renew(&gateway, &handle, &first).await;
+    assert_eq!((reply.status, reason(&reply).as_str()), (409, "expiry_shorter"));
+    assert!(expires_in(&renew(&gateway, &handle, &second).await) > 60, "the same again is no harm");
+}
+
+#[tokio::test]
+async fn a_stream_whose_client_has_closed_is_gone() {
+    let (gateway, mut backend) = start("").await;
+    let (mut client, mut service, handle) = open(&gateway, &mut backend, &token(MINUTE)).await;
+    client.close(1000, "").await;
+    assert_eq!(service.frame().await.close_code().0, 1000);
+    // The service has not answered: the stream is closing, not closed.
+    let reply = renew(&gateway, &handle, &token(MINUTE * 2)).await;
+    assert_eq!((reply.status, reason(&reply).as_str()), (410, "stream_gone"));
+}
+
+#[tokio::test]
+async fn a_gateway_that_leaves_renews_no_stream_that_it_has_told() {
+    let (gateway, mut backend) = start("").await;
+    let (mut client, _service, handle) = open(&gateway, &mut backend, &token(MINUTE)).await;
+    // The connection is there, and the request under way, before the gateway is told to leave.
+    let mut post = gateway.connect().await;
+    let head = format!(
+        "POST /.portcullis/renew HTTP/1.1\r\nHost: localhost:{}\r\nContent-Length: 0\r\nPortcullis-Stream: {handle}\r\nAuthorization: Bearer {}\r\n",
+        gateway.address().port(),
+        token(MINUTE * 2)
+    );
+    post.raw(head.as_bytes()).await;
+    gateway.signal(common::Signal::TERM);
+    assert_eq!(client.frame().await.close_code().0, 1012);
+    // The connection may be closed by then: that is no 200 either.
+    if post.try_raw(b"\r\n").await.is_ok()
+        && let Ok(reply) = post.reply().await
+    {
+        assert_eq!(reply.status, 410);
+    }
+}
+
+#[tokio::test]
 async fn attempts_are_paced_good_or_bad() {
     let (gateway, mut backend) = start("renewal_interval = \"10s\"").await;
     let (_client, _service, handle) = open(&gateway, &mut backend, &token(MINUTE)).await;

@@ -105,3 +105,88 @@ impl Stream {
         wanted.then(|| self.deadline.ahead(self.limits.expiry_notice, now)).flatten()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::stream::{CloseReason, Deadline, Limits, Signal};
+
+    const LIFE: Duration = Duration::from_secs(10);
+    const NANOSECOND: Duration = Duration::from_nanos(1);
+
+    fn now() -> Now {
+        Now { wall: Wall::from_epoch(Duration::from_secs(1_000_000)), mono: Mono::default() }
+    }
+
+    fn stream(limits: Limits) -> Stream {
+        let deadline = Deadline::new(Some(now().wall.saturating_add(LIFE)), limits.max_stream, now());
+        Stream::new(deadline, Arc::new(limits))
+    }
+
+    fn until(life: Duration) -> Terms {
+        Terms { expiry: Some(now().wall.saturating_add(life)), allow_shorter: false, max_renewals: None }
+    }
+
+    #[test]
+    fn one_nanosecond_before_the_deadline_a_renewal_wins_and_at_the_deadline_it_loses() {
+        let mut early = stream(Limits::default());
+        let before = now().after(LIFE.saturating_sub(NANOSECOND));
+        assert_eq!(early.renew(until(LIFE * 2), before), Ok(Some(LIFE + NANOSECOND)));
+        assert_eq!(early.judge(now().after(LIFE)), None, "the very next frame");
+        assert_eq!(early.judge(now().after(LIFE * 2)), Some(CloseReason::Expired));
+
+        let mut late = stream(Limits::default());
+        assert_eq!(late.renew(until(LIFE * 2), now().after(LIFE)), Err(RenewalError::Gone));
+        // Either clock is enough.
+        for one in [Now { wall: now().after(LIFE).wall, ..now() }, Now { mono: now().after(LIFE).mono, ..now() }] {
+            assert_eq!(late.renew(until(LIFE * 2), one), Err(RenewalError::Gone));
+        }
+        assert_eq!(late.judge(now().after(LIFE)), Some(CloseReason::Expired), "the old deadline stands");
+        assert_eq!(late.renewals(), 0);
+    }
+
+    #[test]
+    fn an_earlier_expiry_counts_only_where_it_is_allowed_and_no_expiry_is_the_latest() {
+        let mut stream = stream(Limits::default());
+        assert_eq!(stream.renew(until(LIFE / 2), now()), Err(RenewalError::Shorter));
+        assert_eq!(stream.renew(Terms { allow_shorter: true, ..until(LIFE / 2) }, now()), Ok(Some(LIFE / 2)));
+        assert_eq!(stream.renew(Terms { expiry: None, ..until(LIFE) }, now()), Ok(None));
+        assert_eq!(stream.renew(until(LIFE * 100), now()), Err(RenewalError::Shorter), "it had no end");
+        assert_eq!(stream.renewals(), 2);
+    }
+
+    #[test]
+    fn renewals_are_counted_and_end_at_the_longest_life_of_the_stream() {
+        let mut stream = stream(Limits { max_stream: Some(LIFE * 2), ..Limits::default() });
+        let terms = Terms { max_renewals: Some(2), ..until(LIFE * 5) };
+        assert_eq!(stream.renew(terms, now()), Ok(Some(LIFE * 2)), "capped");
+        assert_eq!(stream.renew(terms, now()), Ok(Some(LIFE * 2)));
+        assert_eq!(stream.renew(terms, now()), Err(RenewalError::UsedUp));
+        assert_eq!(stream.judge(now().after(LIFE * 2)), Some(CloseReason::StreamLimit));
+    }
+
+    #[test]
+    fn a_stream_that_is_ending_is_not_renewed() {
+        for signal in [Signal::Drain, Signal::RouteGone, Signal::Revoke] {
+            let mut stream = stream(Limits::default());
+            stream.on_signal(signal, now());
+            assert_eq!(stream.renew(until(LIFE * 2), now()), Err(RenewalError::Gone), "{signal:?}");
+        }
+    }
+
+    #[test]
+    fn the_notice_is_due_once_for_each_token() {
+        let ahead = Duration::from_secs(3);
+        let mut stream = stream(Limits { expiry_notice: ahead, ..Limits::default() });
+        assert_eq!(stream.next_deadline(now()), Some(now().after(LIFE.saturating_sub(ahead)).mono));
+        assert_eq!(stream.take_notice(now()), None);
+        assert_eq!(stream.take_notice(now().after(LIFE.saturating_sub(ahead))), Some(ahead));
+        assert_eq!(stream.take_notice(now().after(LIFE.saturating_sub(ahead))), None);
+        assert_eq!(stream.next_deadline(now()), Some(now().after(LIFE).mono));
+        assert!(stream.renew(until(LIFE * 2), now()).is_ok());
+        assert_eq!(stream.take_notice(now().after(LIFE)), None);
+        assert!(stream.take_notice(now().after((LIFE * 2).saturating_sub(ahead))).is_some());
+    }
+}

@@ -18,6 +18,7 @@ mod certificate;
 mod gateway;
 mod link;
 pub mod real;
+pub mod rig;
 mod token;
 
 use std::future::Future;
