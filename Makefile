@@ -8,6 +8,7 @@ REAL = target/real
 .PHONY: test test-buffered quick check doc autobahn bench expiry micro instructions real clean-real
 
 test: real
+	cd clients/js && npm test
 	cargo test --locked --features real,bench
 
 # The same tests, but those with real parts, while tokio-rustls serves the clients. Two bounds on memory are left out: its
