@@ -37,11 +37,11 @@ pub mod admission;
 pub mod gateway;
 // Accept loop, permits, TLS, certificates.
 pub mod listen;
-// The token issuer's side: mint tokens, and when to fetch the next one.
+// The token issuer's side: mint tokens, when to renew, when to come back.
 pub mod issuer;
 // Two plain WebSocket services to stand behind the gateway: echo and verifier.
 pub mod backend;
-// The bundled client, which keeps coming back with fresh tokens.
+// The bundled client, which renews its token on the live stream, or comes back with a fresh one.
 pub mod client;
 // What was typed (TOML, environment) and what it means; all problems at once.
 pub mod config;

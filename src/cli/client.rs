@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::Failure;
 use super::key::{KeyArguments, read};
 use super::signals::Terminations;
-use crate::client::{self, End, OpenError, Settings, Source, Target, stdin_lines, trust};
+use crate::client::{self, End, OpenError, RenewalMode, Settings, Source, Target, stdin_lines, trust};
 use crate::clock::Clock;
 use crate::config::parse_carrier;
 use crate::issuer::mint::random_id;
@@ -21,6 +21,7 @@ use crate::token::Carrier;
 
 /// Arguments of `client`.
 #[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools)] // one for each switch
 pub(super) struct Arguments {
     /// Where to
     #[arg(default_value = "wss://localhost:8443/")]
@@ -34,6 +35,15 @@ pub(super) struct Arguments {
     /// A subprotocol to offer; may be given several times
     #[arg(long, value_name = "NAME")]
     subprotocol: Vec<String>,
+    /// Renew with a message on the stream, for routes that read it, instead of a request beside it
+    #[arg(long, conflicts_with = "no_renew")]
+    in_band: bool,
+    /// What stands before the token in such a message, as the route's renewal_prefix says
+    #[arg(long, value_name = "TEXT", requires = "in_band", default_value = "", hide_default_value = true)]
+    in_band_prefix: String,
+    /// Do not renew: be closed when the token expires, and come back with a new one
+    #[arg(long)]
+    no_renew: bool,
     /// Send each token as a message too, first of all
     #[arg(long)]
     send_token: bool,
@@ -83,6 +93,11 @@ pub(super) fn client(arguments: Arguments) -> Result<(), Failure> {
         source,
         carrier: arguments.carrier,
         subprotocols: arguments.subprotocol,
+        renewal: match (arguments.no_renew, arguments.in_band) {
+            (true, _) => RenewalMode::Off,
+            (false, true) => RenewalMode::InBand { prefix: arguments.in_band_prefix },
+            (false, false) => RenewalMode::OutOfBand,
+        },
         send_token: arguments.send_token,
         messages: arguments.message,
         leave_after: arguments.leave_after,

@@ -26,7 +26,8 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
 
 use crate::client::target::{Target, TargetError};
-use crate::secret::Token;
+use crate::names::{EXPIRES_IN, STREAM_HANDLE};
+use crate::secret::{Opaque, Token};
 use crate::token::Carrier;
 
 /// What one attempt needs.
@@ -99,31 +100,11 @@ pub async fn open(attempt: Attempt<'_>) -> Result<Stream, OpenError> {
 }
 
 async fn open_unbounded(attempt: Attempt<'_>) -> Result<Stream, OpenError> {
-    let target = attempt.target;
-    let socket = TcpStream::connect((target.host.as_str(), target.port)).await.map_err(OpenError::Connect)?;
-    let _ = socket.set_nodelay(true);
-    if !target.tls {
-        return upgrade(socket, &attempt).await;
-    }
-    let config = attempt.tls.ok_or(OpenError::Setup("wss:// needs certificates to trust"))?;
-    let name = ServerName::try_from(target.host.clone())
-        .map_err(|_| OpenError::Setup("the host is no name that a certificate can cover"))?;
-    let socket = TlsConnector::from(Arc::clone(config)).connect(name, socket).await.map_err(OpenError::Tls)?;
-    upgrade(socket, &attempt).await
-}
-
-async fn upgrade<T>(socket: T, attempt: &Attempt<'_>) -> Result<Stream, OpenError>
-where
-    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
+    let socket = dial(attempt.target, attempt.tls).await?;
     let key = generate_key();
     let request = attempt.target.request(attempt.token, attempt.carrier, attempt.subprotocols, attempt.origin, &key)?;
     let offered = request.headers().get(SEC_WEBSOCKET_PROTOCOL).cloned();
-    let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
-        .max_buf_size(MAX_HEAD)
-        .handshake::<_, Empty<Bytes>>(TokioIo::new(socket))
-        .await
-        .map_err(unusable)?;
+    let (mut sender, connection) = speak(socket).await?;
     // Ends with the sender below, or with the upgraded stream.
     let connection = tokio::spawn(connection.with_upgrades());
     let answer = sender.send_request(request.map(|()| Empty::new())).await.map_err(|error| {
@@ -137,15 +118,51 @@ where
     }
     check(answer.headers(), &key, offered.as_ref().and_then(|offered| offered.to_str().ok()))
         .map_err(|wrong| OpenError::Answer(wrong.to_owned()))?;
-    let headers = answer.headers().clone();
+    let mut headers = answer.headers().clone();
+    let handle = headers.remove(STREAM_HANDLE).and_then(|value| Opaque::parse(value.as_bytes()));
     let upgraded = hyper::upgrade::on(answer).await.map_err(unusable)?;
     let config = WebSocketConfig::default().read_buffer_size(BUFFER).write_buffer_size(BUFFER);
     let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Client, Some(config)).await;
-    Ok(Stream { socket, headers })
+    Ok(Stream { socket, headers, handle })
 }
 
+/// A connection to `target`, with TLS if its URL says so.
+pub(super) async fn dial(target: &Target, tls: Option<&Arc<ClientConfig>>) -> Result<Socket, OpenError> {
+    let socket = TcpStream::connect((target.host.as_str(), target.port)).await.map_err(OpenError::Connect)?;
+    let _ = socket.set_nodelay(true);
+    if !target.tls {
+        return Ok(Box::new(socket));
+    }
+    let config = tls.ok_or(OpenError::Setup("wss:// needs certificates to trust"))?;
+    let name = ServerName::try_from(target.host.clone())
+        .map_err(|_| OpenError::Setup("the host is no name that a certificate can cover"))?;
+    let socket = TlsConnector::from(Arc::clone(config)).connect(name, socket).await.map_err(OpenError::Tls)?;
+    Ok(Box::new(socket))
+}
+
+/// HTTP/1.1 on a connection: for one request and its answer, with a bound on the head of the answer.
+pub(super) async fn speak(socket: Socket) -> Result<(Sender, Connection), OpenError> {
+    hyper::client::conn::http1::Builder::new()
+        .max_buf_size(MAX_HEAD)
+        .handshake(TokioIo::new(socket))
+        .await
+        .map_err(unusable)
+}
+
+/// TLS or TCP.
+pub(super) type Socket = Box<dyn Io>;
+/// Where the request goes in.
+type Sender = hyper::client::conn::http1::SendRequest<Empty<Bytes>>;
+/// What must be polled meanwhile.
+type Connection = hyper::client::conn::http1::Connection<TokioIo<Socket>, Empty<Bytes>>;
+
+/// A byte stream in both directions.
+pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
 #[allow(clippy::needless_pass_by_value)] // as `map_err` gives it
-fn unusable(error: hyper::Error) -> OpenError {
+pub(super) fn unusable(error: hyper::Error) -> OpenError {
     OpenError::Answer(error.to_string())
 }
 
@@ -174,19 +191,23 @@ fn check(headers: &HeaderMap, key: &str, offered: Option<&str>) -> Result<(), &'
 }
 
 /// Reads the problem document of a refusal, if there is one and it is small.
-async fn refusal(answer: Response<Incoming>) -> Refusal {
+pub(super) async fn refusal(answer: Response<Incoming>) -> Refusal {
     let (parts, body) = answer.into_parts();
     let retry_after = parts.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let body = match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
+    Refusal { status: parts.status.as_u16(), reason: public_reason(&small(body).await), retry_after }
+}
+
+/// A body that is small and comes soon; else nothing.
+pub(super) async fn small(body: Incoming) -> Bytes {
+    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
         Ok(Ok(body)) => body.to_bytes(),
         Ok(Err(_)) | Err(_) => Bytes::new(),
-    };
-    Refusal { status: parts.status.as_u16(), reason: public_reason(&body), retry_after }
+    }
 }
 
 /// The public reason: the member `reason`, else the last part of `type` (RFC 9457, section 3.1.1). Only words of
 /// small letters and `_` are believed.
-fn public_reason(body: &[u8]) -> Option<String> {
+pub(super) fn public_reason(body: &[u8]) -> Option<String> {
     let problem: serde_json::Value = serde_json::from_slice(body).ok()?;
     let member = |name| problem.get(name).and_then(serde_json::Value::as_str);
     let reason = member("reason").or_else(|| member("type").and_then(|kind| kind.rsplit(['/', ':', '#']).next()))?;
@@ -198,6 +219,7 @@ fn public_reason(body: &[u8]) -> Option<String> {
 pub struct Stream {
     socket: WebSocketStream<TokioIo<Upgraded>>,
     headers: HeaderMap,
+    handle: Option<Opaque>,
 }
 
 /// What comes from the other side.
@@ -240,9 +262,20 @@ impl std::fmt::Display for Closed {
 }
 
 impl Stream {
-    /// The headers of the `101`.
+    /// The headers of the `101`, but the handle.
     pub fn headers(&self) -> &HeaderMap {
         &self.headers
+    }
+
+    /// What renews this stream out of band; `None` if its route does not renew.
+    pub fn handle(&self) -> Option<&Opaque> {
+        self.handle.as_ref()
+    }
+
+    /// How long the gateway says that the token is good for: whole seconds, rounded down.
+    pub fn expires_in(&self) -> Option<Duration> {
+        let seconds = self.headers.get(EXPIRES_IN)?.to_str().ok()?.parse().ok()?;
+        Some(Duration::from_secs(seconds))
     }
 
     /// The subprotocol that was chosen.

@@ -36,6 +36,18 @@ pub enum Event {
     Sent(String),
     /// The token was sent as a message.
     SentToken,
+    /// The stream goes on with another token.
+    Renewed {
+        /// How long it is good for, as the gateway said; `None` = without an end.
+        expires_in: Option<Duration>,
+    },
+    /// The stream was not renewed; it goes on with its old token.
+    NotRenewed {
+        /// Why not.
+        why: String,
+        /// What follows.
+        next: Next,
+    },
     /// A message came.
     Received(Received),
     /// The stream has ended.
@@ -51,6 +63,33 @@ pub enum Event {
         /// With a new token, or not.
         advice: Advice,
     },
+}
+
+/// What follows a renewal that came to nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Another attempt after this time.
+    Again(Duration),
+    /// The stream has ended, and says so itself.
+    Gone,
+    /// No more attempts on this stream.
+    Stop,
+    /// An attempt would come too late.
+    TooLate,
+    /// No attempts on any stream.
+    Unserved,
+}
+
+impl fmt::Display for Next {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Again(wait) => write!(f, "once more in {:.1} s", wait.as_secs_f64()),
+            Self::Gone => f.write_str("this stream is at its end"),
+            Self::Stop => f.write_str("this stream ends with its token"),
+            Self::TooLate => f.write_str("too late for another attempt"),
+            Self::Unserved => f.write_str("a stream ends with its token there"),
+        }
+    }
 }
 
 impl fmt::Display for Event {
@@ -78,6 +117,11 @@ impl fmt::Display for Event {
             Self::Opened { subprotocol: Some(chosen) } => write!(f, "open      subprotocol {}", printable(chosen, 100)),
             Self::Sent(text) => write!(f, "sent      {}", printable(text, 1000)),
             Self::SentToken => write!(f, "sent      {SHOWN_TOKEN}"),
+            Self::Renewed { expires_in: Some(left) } => {
+                write!(f, "renewed   on the same stream, at least {} s left", left.as_secs())
+            }
+            Self::Renewed { expires_in: None } => f.write_str("renewed   on the same stream, without an end"),
+            Self::NotRenewed { why, next } => write!(f, "renewal   {}; {next}", printable(why, 300)),
             Self::Received(Received::Text(text)) => write!(f, "received  {}", printable(text, 1000)),
             Self::Received(Received::Binary(bytes)) => write!(f, "received  ({} bytes)", bytes.len()),
             Self::Received(Received::Closed(closed)) | Self::Closed(closed) => write!(f, "{closed}"),

@@ -1,12 +1,16 @@
-//! The bundled client: opens a stream with a token, and comes back with a new one when the gate has closed.
+//! The bundled client: opens a stream with a token, renews it while the stream lives, and comes back with a new one when
+//! the gate has closed.
 //!
-//! Owns one stream at a time and the decision whether to come back; what a Close or a refusal means is
-//! `issuer::schedule`'s part. It prints nothing: what happens goes to a sink as [`Event`]s. Called by
-//! `portcullis client`; the demo uses [`open`] by itself.
+//! Owns one stream at a time and the decision whether to come back; when to renew, and what a Close or a refusal means,
+//! is `issuer::schedule`'s part. It prints nothing: what happens goes to a sink as [`Event`]s. Called by
+//! `portcullis client`; the demo uses [`open`] and [`renew`] by themselves.
 
 mod connect;
+mod converse;
 mod event;
 mod input;
+mod renew;
+mod renewing;
 mod source;
 mod target;
 mod tls;
@@ -20,14 +24,17 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub use connect::{Attempt, Closed, Gone, OpenError, Received, Refusal, Stream, open};
-pub use event::{End, Event};
+pub use event::{End, Event, Next};
 pub use input::stdin_lines;
+pub use renew::{Renewal, renew};
+pub use renewing::RenewalMode;
 pub use source::{Fetched, Source, SourceError};
 pub use target::{Target, TargetError};
 pub use tls::{TrustError, trust};
 
 use crate::clock::{Clock, Mono};
 use crate::issuer::schedule::{Advice, Backoff, TokenState, after_close, after_refusal, retry_after};
+use crate::secret::Token;
 use crate::token::Carrier;
 
 /// What the client does.
@@ -43,6 +50,8 @@ pub struct Settings {
     pub carrier: Carrier,
     /// Subprotocols to offer besides the token's.
     pub subprotocols: Vec<String>,
+    /// How a live stream's token is renewed.
+    pub renewal: RenewalMode,
     /// Whether each token is sent as a message too, first of all.
     pub send_token: bool,
     /// Messages to send, in this order, before those of the input.
@@ -70,12 +79,15 @@ pub async fn run(
     let mut client = Client {
         unsent: settings.messages.iter().cloned().collect(),
         backoff: settings.backoff.clone(),
-        settings,
+        settings: Arc::new(settings),
         clock,
         input,
         sink,
         shutdown,
         held: None,
+        spare: None,
+        recent: VecDeque::new(),
+        renews: true,
         standing: Standing::Good,
         fetched: 0,
         used: false,
@@ -129,15 +141,21 @@ enum Standing {
 }
 
 struct Client<'a> {
-    settings: Settings,
+    settings: Arc<Settings>,
     clock: Clock,
     input: Option<mpsc::Receiver<String>>,
     unsent: VecDeque<String>,
     backoff: Backoff,
     sink: &'a mut (dyn FnMut(Event) + Send),
     shutdown: CancellationToken,
-    /// The token that was fetched last.
+    /// The token that opened or renewed a stream last, or is to open one.
     held: Option<Fetched>,
+    /// A newer one, which has not been taken yet.
+    spare: Option<Fetched>,
+    /// The last tokens, which are not shown if they come back.
+    recent: VecDeque<Token>,
+    /// Whether the other side renews, as far as is known.
+    renews: bool,
     standing: Standing,
     /// How many tokens were fetched.
     fetched: usize,
@@ -179,7 +197,7 @@ impl Client<'_> {
                 if self.active == Mono::default() {
                     self.touch();
                 }
-                let round = self.converse(stream, &held).await;
+                let round = self.converse(stream, held).await;
                 self.used = true;
                 round
             }
@@ -196,16 +214,22 @@ impl Client<'_> {
         {
             return Ok(held.clone());
         }
-        match self.another().await? {
+        // One that was fetched to renew with, and was not taken for that.
+        let spare = self.spare.take().filter(|spare| spare.expires.is_none_or(|expires| now.wall < expires));
+        let another = match &spare {
+            Some(spare) => Ok(spare.clone()),
+            None => self.another().await?,
+        };
+        match another {
             Ok(fetched) => {
                 self.used = self.held.as_ref().is_some_and(|held| held.token == fetched.token) && self.used;
-                self.fetched = self.fetched.saturating_add(1);
                 self.standing = Standing::Good;
                 if std::mem::take(&mut self.at_once) {
                     (self.sink)(Event::Waiting { wait: Duration::ZERO, advice: Advice::NewToken });
                 }
-                let expires_in = fetched.expires.map(|expires| expires.saturating_since(self.clock.now().wall));
-                (self.sink)(Event::Token { subject: fetched.subject.clone(), expires_in });
+                if spare.is_none() {
+                    self.tell(&fetched);
+                }
                 self.held = Some(fetched.clone());
                 Ok(fetched)
             }
@@ -216,6 +240,15 @@ impl Client<'_> {
                 Err(Round::Again(Pause::LATER))
             }
         }
+    }
+
+    /// Counts a token that was fetched, and says so.
+    fn tell(&mut self, fetched: &Fetched) {
+        self.fetched = self.fetched.saturating_add(1);
+        self.recent.truncate(RECENT - 1);
+        self.recent.push_front(fetched.token.clone());
+        let expires_in = fetched.expires.map(|expires| expires.saturating_since(self.clock.now().wall));
+        (self.sink)(Event::Token { subject: fetched.subject.clone(), expires_in });
     }
 
     /// What the source gives, once it is not a token that is known to be of no use.
@@ -295,86 +328,6 @@ impl Client<'_> {
         }
     }
 
-    /// Talks until the stream has ended, one way or another.
-    async fn converse(&mut self, mut stream: Stream, held: &Fetched) -> Round {
-        let opened = self.clock.now().mono;
-        let mut heard = false;
-        // Whether the next message answers a token that says nothing new.
-        let mut repeated = false;
-        if self.settings.send_token && stream.send(held.token.expose()).await.is_ok() {
-            (self.sink)(Event::SentToken);
-            repeated = self.told.replace(held.subject.clone()).is_some_and(|before| before == held.subject);
-            if !repeated {
-                self.touch();
-            }
-        }
-        loop {
-            if let Some(text) = self.unsent.front() {
-                let sent = tokio::select! {
-                    () = self.shutdown.cancelled() => return Round::Done(End::Interrupted),
-                    sent = stream.send(text.clone()) => sent,
-                };
-                // A stream that has ended says so at its next read.
-                if sent.is_ok()
-                    && let Some(text) = self.unsent.pop_front()
-                {
-                    (self.sink)(Event::Sent(text));
-                    self.touch();
-                    continue;
-                }
-            }
-            let leaving = self.leaving();
-            tokio::select! {
-                () = self.shutdown.cancelled() => {
-                    (self.sink)(Event::Closed(stream.close().await));
-                    return Round::Done(End::Interrupted);
-                }
-                received = stream.next() => match received {
-                    Received::Closed(mut closed) => {
-                        stream.finish().await;
-                        closed.reason = held.token.masked_in(&closed.reason);
-                        if heard {
-                            let lived = self.clock.now().mono.saturating_since(opened);
-                            self.backoff.worked(lived, self.state().expired);
-                        }
-                        return self.closed(closed);
-                    }
-                    mut message => {
-                        if let Received::Text(text) = &mut message {
-                            *text = held.token.masked_in(text);
-                        }
-                        heard = true;
-                        (self.sink)(Event::Received(message));
-                        if !std::mem::take(&mut repeated) {
-                            self.touch();
-                        }
-                    }
-                },
-                line = next_line(&mut self.input) => self.take(line),
-                () = sleep_until(leaving) => {
-                    (self.sink)(Event::Closed(stream.close().await));
-                    return Round::Done(End::Finished);
-                }
-            }
-        }
-    }
-
-    /// Takes a line of the input, or its end.
-    fn take(&mut self, line: Option<String>) {
-        if line.is_none() {
-            self.input = None;
-            self.touch();
-        }
-        self.unsent.extend(line);
-    }
-
-    /// When the client leaves if nothing comes; `None` while there may be more to send. It counts over all streams,
-    /// since one may live shorter than that.
-    fn leaving(&self) -> Option<Instant> {
-        let after = self.settings.leave_after.filter(|_| self.input.is_none() && self.unsent.is_empty())?;
-        Some(self.clock.instant(self.active.saturating_add(after)))
-    }
-
     fn closed(&mut self, closed: Closed) -> Round {
         let advice = after_close(closed.code, &closed.reason, self.state());
         (self.sink)(Event::Closed(closed.clone()));
@@ -421,13 +374,6 @@ impl Client<'_> {
     }
 }
 
-async fn next_line(input: &mut Option<mpsc::Receiver<String>>) -> Option<String> {
-    match input {
-        Some(input) => input.recv().await,
-        None => std::future::pending().await,
-    }
-}
-
 async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -435,6 +381,8 @@ async fn sleep_until(at: Option<Instant>) {
     }
 }
 
+/// Tokens that are still known when they come back.
+const RECENT: usize = 4;
 /// What the gateway says when a route's `max_stream` is over.
 const STREAM_LIMIT: &str = "stream limit";
 

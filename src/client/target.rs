@@ -7,6 +7,7 @@ use http::header::{SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE};
 use http::{HeaderMap, HeaderValue, Request, Uri};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
+use crate::names::RENEW_PATH;
 use crate::secret::{Token, mask_typed};
 use crate::token::Carrier;
 
@@ -94,6 +95,16 @@ impl Target {
         format!("{}://{}{}", if self.tls { "wss" } else { "ws" }, self.authority, self.path)
     }
 
+    /// What `Host` says.
+    pub(super) fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// Where a stream that was opened here is renewed.
+    pub(super) fn renewal_path(&self) -> String {
+        format!("{}{RENEW_PATH}", self.path.trim_end_matches('/'))
+    }
+
     /// The upgrade request (RFC 6455, section 4.1) with `token`, if there is one, in the place that `carrier` names.
     pub(super) fn request(
         &self,
@@ -150,7 +161,7 @@ fn place(
         Carrier::SubprotocolPrefix(prefix) => entries.push(format!("{prefix}{text}")),
         Carrier::SubprotocolEncoded(prefix) => entries.push(format!("{prefix}{}", URL_SAFE_NO_PAD.encode(text))),
         Carrier::Header => {
-            headers.insert(AUTHORIZATION, secret(&format!("Bearer {text}"), "the token")?);
+            headers.insert(AUTHORIZATION, bearer(token)?);
         }
         Carrier::Cookie(name) => {
             headers.insert(COOKIE, secret(&format!("{name}={text}"), "the token")?);
@@ -165,12 +176,18 @@ fn encode(text: &str) -> String {
     utf8_percent_encode(text, &RESERVED).to_string()
 }
 
-fn value(text: &str, what: &'static str) -> Result<HeaderValue, TargetError> {
+/// A token as the value of `Authorization` (RFC 6750, section 2.1).
+pub(super) fn bearer(token: &Token) -> Result<HeaderValue, TargetError> {
+    secret(&format!("Bearer {}", token.expose()), "the token")
+}
+
+/// A value that may be printed.
+pub(super) fn value(text: &str, what: &'static str) -> Result<HeaderValue, TargetError> {
     HeaderValue::from_str(text).map_err(|_| TargetError::Header(what))
 }
 
 /// A value that must not appear where headers are printed.
-fn secret(text: &str, what: &'static str) -> Result<HeaderValue, TargetError> {
+pub(super) fn secret(text: &str, what: &'static str) -> Result<HeaderValue, TargetError> {
     let mut value = value(text, what)?;
     value.set_sensitive(true);
     Ok(value)
@@ -203,6 +220,15 @@ mod tests {
         assert!(!error("wss://a b/?access_token=eyJx").to_string().contains("eyJx"));
         assert!(!error("eyJhead.eyJbody.c2ln").to_string().contains("eyJ"));
         assert!(!error("wss://user:pass word@a/").to_string().contains("pass"));
+    }
+
+    #[test]
+    fn a_stream_is_renewed_below_the_path_that_it_was_opened_at() {
+        let path = |url: &str| url.parse::<Target>().unwrap().renewal_path();
+        assert_eq!(path("wss://a"), "/.portcullis/renew");
+        assert_eq!(path("wss://a/"), "/.portcullis/renew");
+        assert_eq!(path("wss://a/chat?x=1"), "/chat/.portcullis/renew");
+        assert_eq!(path("wss://a/chat/"), "/chat/.portcullis/renew");
     }
 
     #[test]

@@ -19,6 +19,8 @@ use crate::issuer::{Mint, MintKey};
 use crate::secret::{Secret, Token};
 use crate::token::keys::Algorithm;
 
+mod renewal;
+
 /// What the server does with one connection.
 #[derive(Clone)]
 enum Act {
@@ -120,6 +122,7 @@ fn settings(url: &str, source: Source) -> Settings {
         source,
         carrier: Carrier::Query("access_token".into()),
         subprotocols: Vec::new(),
+        renewal: RenewalMode::Off,
         send_token: false,
         messages: Vec::new(),
         leave_after: None,

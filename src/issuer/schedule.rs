@@ -1,4 +1,5 @@
-//! When to come back, and whether with a new token. Pure: times, codes and random numbers come in as arguments.
+//! When to renew on a live stream, when to come back, and whether with a new token. Pure: times, codes and random
+//! numbers come in as arguments.
 //!
 //! Owns the back-off and the reading of what a refusal or a Close means for a client. It opens nothing and waits for
 //! nothing; `client` does.
@@ -57,6 +58,81 @@ pub fn after_refusal(status: u16, reason: Option<&str>, token: TokenState) -> Ad
         (401, _) => Advice::NewToken,
         (408 | 425 | 429 | 500 | 502..=504, _) => Advice::Later,
         _ => Advice::Stop,
+    }
+}
+
+/// What a refused renewal means for the stream, which goes on with its old token until that expires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RenewalAdvice {
+    /// Once more with another token: this one would not have lengthened the stream.
+    Another,
+    /// This stream has ended, or its end is on its way.
+    Gone,
+    /// Once more with the same token: it was not the cause.
+    Retry,
+    /// No more renewals on this stream.
+    Stop,
+    /// Nobody renews there: no more renewals on any stream.
+    Unserved,
+}
+
+/// What the refusal of a renewal out of band means.
+pub fn after_renewal(status: u16) -> RenewalAdvice {
+    match status {
+        404 | 405 | 501 => RenewalAdvice::Unserved,
+        408 | 425 | 429 | 500 | 502..=504 => RenewalAdvice::Retry,
+        409 => RenewalAdvice::Another,
+        410 => RenewalAdvice::Gone,
+        _ => RenewalAdvice::Stop,
+    }
+}
+
+/// Likewise for a renewal in band, where the public reason is all there is.
+pub fn after_renewal_in_band(reason: &str) -> RenewalAdvice {
+    match reason {
+        "expiry_shorter" => RenewalAdvice::Another,
+        "rate_limited" | "draining" => RenewalAdvice::Retry,
+        _ => RenewalAdvice::Stop,
+    }
+}
+
+/// How long a token still has: by its holder's clock, and by what the gateway said, which counts whole seconds, rounded
+/// down. A holder's clock that is off by more than that is not believed. `None` = no end.
+pub fn time_left(own: Option<Duration>, told: Option<Duration>) -> Option<Duration> {
+    match (own, told) {
+        (Some(own), Some(told)) => Some(own.clamp(told, told.saturating_add(Duration::from_secs(1)))),
+        (own, told) => told.or(own),
+    }
+}
+
+/// When a live stream's token is renewed: well before its end, and not by all clients at once; and when a renewal that
+/// came to nothing is tried again, so that several attempts fit before the end.
+#[derive(Clone, Debug)]
+pub struct Renewals {
+    backoff: Backoff,
+}
+
+impl Renewals {
+    /// Retries after at most `base`, then twice that, up to `cap`; sooner when little is left.
+    pub const fn new(base: Duration, cap: Duration) -> Self {
+        Self { backoff: Backoff::new(base, cap) }
+    }
+
+    /// How long to wait before a token that was just taken, with `left` to live, is renewed: 60 to 80 per cent of
+    /// that. `random` is a fresh random number in 0..1.
+    pub fn first(&mut self, left: Duration, random: f64) -> Duration {
+        self.backoff.failures = 0;
+        left.mul_f64(0.6 + 0.2 * random.clamp(0.0, 1.0)).max(SHORTEST_RETRY)
+    }
+
+    /// How long to wait before the next attempt, with `left` to live; `None` if that would come too late. A wait that
+    /// the other side asked for is kept in full, with the jitter on top.
+    pub fn again(&mut self, left: Duration, asked: Option<Duration>, random: f64) -> Option<Duration> {
+        let part = Duration::max(left / 3, SHORTEST_RETRY);
+        // Between a half and the whole: an attempt that failed is not repeated at once.
+        let wait = self.backoff.next(Advice::Later, None, 0.5 + 0.5 * random.clamp(0.0, 1.0)).min(part);
+        let wait = asked.unwrap_or_default().saturating_add(wait);
+        (wait < left).then_some(wait)
     }
 }
 
@@ -135,6 +211,8 @@ impl Backoff {
 
 /// Public reasons that a new token of the same making would meet again.
 const REFUSED_FOR_GOOD: [&str; 2] = ["token_invalid", "token_missing"];
+/// Between two attempts to renew, when next to nothing is left.
+const SHORTEST_RETRY: Duration = Duration::from_millis(200);
 const LONGEST_POLL: Duration = Duration::from_secs(5);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -281,5 +359,107 @@ mod tests {
             assert!(backoff.next(Advice::NewToken, Some(asked), random) >= asked);
         }
         assert!(backoff.next(Advice::Later, Some(Duration::MAX), 1.0) >= asked);
+    }
+
+    #[test]
+    fn a_token_is_renewed_well_before_its_end_and_not_by_all_clients_at_once() {
+        let mut renewals = Renewals::new(Duration::from_millis(500), Duration::from_secs(30));
+        for left in [Duration::from_secs(2), Duration::from_secs(10), Duration::from_secs(300), Duration::MAX] {
+            let [early, middle, late] = [0.0, 0.5, 1.0].map(|random| renewals.first(left, random));
+            assert!(early < middle && middle < late, "{left:?}");
+            assert!(early >= left.mul_f64(0.59) && late <= left.mul_f64(0.81), "{left:?}");
+        }
+        let ten = Duration::from_secs(10);
+        assert_eq!(renewals.first(ten, 7.0), renewals.first(ten, 1.0), "a random number out of range");
+        assert_eq!(renewals.first(Duration::ZERO, 0.5), SHORTEST_RETRY, "never in a tight loop");
+    }
+
+    #[test]
+    fn a_renewal_that_failed_is_tried_several_times_before_the_end_and_never_after() {
+        for (left, random) in [(3, 0.0), (3, 1.0), (60, 0.5), (3600, 1.0)] {
+            let mut renewals = Renewals::new(Duration::from_millis(500), Duration::from_secs(30));
+            let (mut left, mut tries) = (Duration::from_secs(left), 0);
+            while let Some(wait) = renewals.again(left, None, random) {
+                assert!(wait < left, "after the end");
+                assert!(wait >= SHORTEST_RETRY / 2, "in a tight loop: {wait:?}");
+                left -= wait;
+                tries += 1;
+            }
+            assert!((3..=300).contains(&tries), "{tries}");
+            assert!(left < Duration::from_millis(500), "{left:?} was left unused");
+        }
+    }
+
+    #[test]
+    fn a_renewal_waits_as_long_as_it_was_asked_to_or_not_at_all() {
+        let mut renewals = Renewals::new(Duration::from_millis(500), Duration::from_secs(30));
+        let second = Duration::from_secs(1);
+        for random in [0.0, 0.5, 1.0] {
+            assert!(renewals.again(10 * second, Some(2 * second), random).unwrap() >= 2 * second);
+        }
+        assert_eq!(renewals.again(2 * second, Some(2 * second), 0.0), None);
+        assert_eq!(renewals.again(2 * second, Some(Duration::MAX), 0.0), None);
+        assert_eq!(renewals.again(Duration::ZERO, None, 0.0), None);
+    }
+
+    #[test]
+    fn retries_of_a_renewal_begin_anew_once_one_was_taken() {
+        let mut renewals = Renewals::new(Duration::from_millis(500), Duration::from_secs(30));
+        let hour = Duration::from_secs(3600);
+        let waits: Vec<_> = (0..4).map(|_| renewals.again(hour, None, 1.0).unwrap().as_millis()).collect();
+        assert_eq!(waits, [500, 1000, 2000, 4000]);
+        renewals.first(hour, 0.5);
+        assert_eq!(renewals.again(hour, None, 1.0), Some(Duration::from_millis(500)));
+    }
+
+    #[test]
+    fn the_gateways_word_on_the_time_left_counts_to_the_second() {
+        let ms = |ms| Some(Duration::from_millis(ms));
+        let table = [
+            (ms(9_400), ms(9_000), ms(9_400)),
+            (ms(8_900), ms(9_000), ms(9_000)),
+            (ms(3_600_000), ms(9_000), ms(10_000)),
+            (ms(0), ms(9_000), ms(9_000)),
+            (None, ms(9_000), ms(9_000)),
+            (ms(9_400), None, ms(9_400)),
+            (None, None, None),
+        ];
+        for (own, told, left) in table {
+            assert_eq!(time_left(own, told), left, "{own:?} {told:?}");
+        }
+        assert_eq!(time_left(Some(Duration::MAX), Some(Duration::MAX)), Some(Duration::MAX));
+    }
+
+    #[test]
+    fn the_refusal_of_a_renewal_says_whether_to_try_again() {
+        use RenewalAdvice::{Another, Gone, Retry, Stop, Unserved};
+        let table = [
+            (400, Stop),
+            (401, Stop),
+            (403, Stop),
+            (404, Unserved),
+            (405, Unserved),
+            (409, Another),
+            (410, Gone),
+            (429, Retry),
+            (500, Retry),
+            (502, Retry),
+            (503, Retry),
+            (504, Retry),
+            (302, Stop),
+        ];
+        for (status, advice) in table {
+            assert_eq!(after_renewal(status), advice, "{status}");
+        }
+        for (reason, advice) in [
+            ("token_expired", Stop),
+            ("forbidden", Stop),
+            ("renewals_used_up", Stop),
+            ("expiry_shorter", Another),
+            ("rate_limited", Retry),
+            ("", Stop),
+        ] {
+            assert_eq!(after_renewal_in_band(reason), advice, "{reason}");
+        }
     }
 }
