@@ -21,6 +21,8 @@ pub mod token;
 pub mod stream;
 // Logs: format, redaction, and the one line that opens and the one that ends a stream.
 pub mod telemetry;
+// Revocations: a local copy that is asked without waiting, and its file.
+pub mod revocation;
 // Live streams: reserve, signal, count, drain.
 pub mod registry;
 // The server's end of TLS over any byte stream, with next to no memory of its own.

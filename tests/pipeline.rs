@@ -15,7 +15,7 @@ use portcullis::listen::{self, CertificateFiles, Listener};
 use portcullis::registry::Registry;
 use portcullis::secret::Token;
 use portcullis::stream::Limits;
-use portcullis::token::{Answer, Carrier, Denial, Grant, Judge, Principal, Public, Purpose};
+use portcullis::token::{Answer, Carrier, Denial, Grant, Judge, Marks, Principal, Public, Purpose};
 use portcullis::upstream;
 use portcullis::ws::handshake::Key;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -40,6 +40,7 @@ impl Judge for ByName {
             expiry: Some(now.wall.saturating_add(life)),
             issuer: "test".into(),
             jti: Some("j1".into()),
+            marks: Marks::default(),
             fingerprint: token.fingerprint(),
             claims: Arc::new(claims),
         }))

@@ -7,6 +7,7 @@ pub mod carrier;
 pub mod claims;
 pub mod denial;
 pub mod keys;
+pub mod marks;
 pub mod verify;
 
 use std::fmt;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 pub use carrier::Carrier;
 pub use denial::{Denial, Public};
 pub use keys::KeyRing;
+pub use marks::Marks;
 pub use verify::Verifier;
 
 use crate::clock::{Now, Wall};
@@ -62,6 +64,8 @@ pub struct Grant {
     pub issuer: Arc<str>,
     /// `jti` (RFC 7519, section 4.1.7), if the token has one that is a string.
     pub jti: Option<Box<str>>,
+    /// What a revocation may name of the token.
+    pub marks: Marks,
     /// Short hash of the token, for logs.
     pub fingerprint: Fingerprint,
     /// The verified claims, for identity headers.

@@ -15,7 +15,7 @@ pub use explain::RuleOutcome;
 use crate::clock::Now;
 use crate::secret::Token;
 use crate::token::claims::{Claims, Parts};
-use crate::token::{Answer, Denial, Grant, Judge, KeyRing, Principal, Public, Purpose};
+use crate::token::{Answer, Denial, Grant, Judge, KeyRing, Marks, Principal, Public, Purpose};
 use rules::{CLAIM_RULES, Case, HEADER_RULES, Header};
 
 /// The rules of one issuer.
@@ -39,6 +39,20 @@ pub struct Issuer {
     pub max_lifetime: Option<Duration>,
     /// Claims that must be there (and not null); missing ones are `forbidden`.
     pub required_claims: Vec<String>,
+}
+
+impl Issuer {
+    /// By which name revocations go: its `iss`, or its name in the config where `iss` is not checked.
+    pub fn revoked_as(&self) -> &str {
+        self.iss.as_deref().unwrap_or(&self.name)
+    }
+
+    /// How long a token that is good now, or is made now, counts at most; `None` if nothing bounds it. `skew` is in it
+    /// because a token may be dated ahead by that much.
+    pub fn longest_life(&self) -> Option<Duration> {
+        let life = self.max_lifetime.filter(|_| self.require_exp)?;
+        Some(life.saturating_add(self.leeway).saturating_add(self.skew))
+    }
 }
 
 /// The judge of one route: its issuers and the claims that make its principal.
@@ -169,6 +183,7 @@ fn grant(issuer: &Issuer, principal: Principal, token: &Token, claims: Claims, n
         expiry,
         issuer: Arc::clone(&issuer.name),
         jti: claims.members.get("jti").and_then(serde_json::Value::as_str).map(Into::into),
+        marks: Marks::new(issuer.revoked_as(), &claims.members, claims.iat.and_then(Result::ok)),
         fingerprint: token.fingerprint(),
         claims: Arc::new(claims.members),
     }

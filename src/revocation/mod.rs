@@ -1,0 +1,267 @@
+//! Revocations: which tokens no longer count, as a local copy that is asked without waiting.
+//!
+//! Owns the bans, their ends and, if a file is configured, their place on disk. Knows no stream: whoever bans tells the
+//! [registry](crate::registry) afterwards. A ban is in force from [`Revocations::insert`] on; [`Revocations::keep`] makes
+//! it last. Called by admission and renewal (to ask), by the admin listener (to ban and lift), by the app (to expire).
+
+mod disk;
+mod table;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+pub use disk::OpenError;
+use disk::{Change, Disk};
+use table::Table;
+
+use crate::clock::Wall;
+use crate::secret;
+use crate::token::Marks;
+use crate::token::marks::{Kind, Mark};
+
+/// Where bans are kept and how many there may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The file; `None`: bans end with the process.
+    pub file: Option<PathBuf>,
+    /// How many there may be at a time.
+    pub max_entries: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { file: None, max_entries: 100_000 }
+    }
+}
+
+/// One revocation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ban {
+    /// The issuer: its `iss`, or its name in the config where `iss` is not checked.
+    pub iss: Box<str>,
+    /// Which claim is named.
+    pub kind: Kind,
+    /// The claim's value.
+    pub value: Box<str>,
+    /// Only tokens issued before this time are meant, seconds since the epoch; `None`: all.
+    pub issued_before: Option<u64>,
+    /// From when it no longer counts; `None`: it has no end.
+    pub until: Option<Wall>,
+}
+
+impl Ban {
+    /// What is looked for in a token.
+    pub fn mark(&self) -> Mark {
+        Mark::new(self.kind, &self.iss, &self.value)
+    }
+
+    /// Names the ban: the same claim banned twice is one ban.
+    pub fn id(&self) -> Id {
+        let before = self.issued_before.map(u64::to_be_bytes);
+        let before = before.as_ref().map_or([].as_slice(), <[u8; 8]>::as_slice);
+        let hash = secret::sha256(&[self.mark().to_bytes().as_slice(), before].concat());
+        Id(hash.first_chunk().copied().unwrap_or_default())
+    }
+
+    /// For looking at many tokens.
+    pub fn target(&self) -> Target {
+        Target { kind: self.kind, mark: self.mark(), issued_before: self.issued_before }
+    }
+}
+
+/// What a ban looks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    kind: Kind,
+    mark: Mark,
+    issued_before: Option<u64>,
+}
+
+impl Target {
+    /// Whether a token with these marks is meant.
+    pub fn names(&self, marks: &Marks) -> bool {
+        marks.of(self.kind) == Some(self.mark) && self.issued_before.is_none_or(|seconds| marks.issued_before(seconds))
+    }
+}
+
+/// The name of a ban: 32 hex digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Id([u8; 16]);
+
+impl Id {
+    /// Reads one as it is shown.
+    pub fn parse(text: &str) -> Option<Self> {
+        let hex = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        u128::from_str_radix(text, 16).ok().filter(|_| hex).map(|number| Self(number.to_be_bytes()))
+    }
+}
+
+impl std::fmt::Display for Id {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
+/// There is no room for another ban; none is ever taken out to make some.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("as many revocations as [revocation] max_entries allows")]
+pub struct Full;
+
+/// A change did not reach the disk; what is in memory counts until the process ends.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the revocation file cannot be written: {0}")]
+pub struct KeepError(String);
+
+/// The bans in force. Clones are the same bans.
+#[derive(Clone, Debug)]
+pub struct Revocations(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    table: RwLock<Table>,
+    most: usize,
+    /// Bans for which there was no room.
+    refused: AtomicU64,
+    disk: Option<Arc<Mutex<Disk>>>,
+    /// Held while the disk is changed, so that it changes in the order in which memory does.
+    writing: tokio::sync::Mutex<()>,
+}
+
+impl Revocations {
+    /// No bans, and none that outlives the process.
+    pub fn in_memory(max_entries: usize) -> Self {
+        Self::with(Table::default(), None, max_entries)
+    }
+
+    /// Those in the file, if there is one.
+    pub fn open(config: &Config) -> Result<Self, OpenError> {
+        let Some(file) = &config.file else { return Ok(Self::in_memory(config.max_entries)) };
+        let (disk, bans) = Disk::open(file)?;
+        let mut table = Table::default();
+        for ban in bans {
+            table.insert(ban);
+        }
+        // What has ended is left out of the file too, by the first expiry.
+        Ok(Self::with(table, Some(disk), config.max_entries))
+    }
+
+    fn with(table: Table, disk: Option<Disk>, most: usize) -> Self {
+        let disk = disk.map(|disk| Arc::new(Mutex::new(disk)));
+        let (table, writing) = (RwLock::new(table), tokio::sync::Mutex::default());
+        Self(Arc::new(Shared { table, most, refused: AtomicU64::new(0), disk, writing }))
+    }
+
+    /// By which claim a token with these marks is banned at `now`, if it is.
+    pub fn find(&self, marks: &Marks, now: Wall) -> Option<Kind> {
+        self.read().find(marks, now)
+    }
+
+    /// Puts a ban in force. One that is there already gets the later of both ends: a ban is never shortened by another.
+    pub fn insert(&self, ban: Ban, now: Wall) -> Result<Ban, Full> {
+        let mut table = self.write();
+        if table.len() >= self.0.most && !table.contains(ban.id()) {
+            // Those that have ended are no reason to refuse; the disk follows at the next expiry.
+            if table.iter_ended(now).next().is_none() {
+                self.0.refused.fetch_add(1, Ordering::Relaxed);
+                return Err(Full);
+            }
+        }
+        Ok(table.insert(ban))
+    }
+
+    /// Makes a ban last, if there is a file. One that was lifted meanwhile is left alone.
+    pub async fn keep(&self, id: Id) -> Result<(), KeepError> {
+        let _turn = self.0.writing.lock().await;
+        let Some(ban) = self.read().get(id).cloned() else { return Ok(()) };
+        self.write_to_disk(move |disk| disk.write(&[Change::Ban(&ban)])).await
+    }
+
+    /// Lifts a ban; false if there is none. The disk goes first: if it fails, the ban stands.
+    pub async fn lift(&self, id: Id) -> Result<bool, KeepError> {
+        let _turn = self.0.writing.lock().await;
+        if !self.read().contains(id) {
+            return Ok(false);
+        }
+        self.write_to_disk(move |disk| disk.write(&[Change::Lift(id)])).await?;
+        Ok(self.write().remove(id))
+    }
+
+    /// Takes out what has ended. To be called about once a second.
+    pub async fn expire(&self, now: Wall) -> Result<(), KeepError> {
+        if self.read().iter_ended(now).next().is_none() {
+            return Ok(());
+        }
+        let _turn = self.0.writing.lock().await;
+        let ended = self.write().expire(now);
+        self.write_to_disk(move |disk| {
+            let lifted: Vec<_> = ended.into_iter().map(Change::Lift).collect();
+            disk.write(&lifted)
+        })
+        .await
+    }
+
+    /// Changes the file, if there is one, where nobody waits for the disk but the caller. Only within the turn.
+    async fn write_to_disk(
+        &self,
+        change: impl FnOnce(&mut Disk) -> io::Result<()> + Send + 'static,
+    ) -> Result<(), KeepError> {
+        let Some(disk) = self.0.disk.clone() else { return Ok(()) };
+        let table = self.clone();
+        let work = move || {
+            let mut disk = disk.lock().unwrap_or_else(PoisonError::into_inner);
+            // Before the change: what is to be lifted still stands in memory.
+            if disk.is_long(table.len()) {
+                disk.compact(&table.list(None, usize::MAX))?;
+            }
+            change(&mut disk)
+        };
+        match tokio::task::spawn_blocking(work).await {
+            Ok(done) => done.map_err(|error: io::Error| KeepError(error.to_string())),
+            Err(error) => Err(KeepError(error.to_string())),
+        }
+    }
+
+    /// Bans in the order of their names, at most `most`, those after `after`.
+    pub fn list(&self, after: Option<Id>, most: usize) -> Vec<Ban> {
+        self.read().list(after, most)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.read().len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many there may be.
+    pub fn capacity(&self) -> usize {
+        self.0.most
+    }
+
+    /// How many were refused for want of room.
+    pub fn refused(&self) -> u64 {
+        self.0.refused.load(Ordering::Relaxed)
+    }
+
+    /// Whether bans outlive the process.
+    pub fn is_kept(&self) -> bool {
+        self.0.disk.is_some()
+    }
+
+    /// A poisoned lock only says that a thread panicked while it held it; each change is complete before that could be.
+    fn read(&self) -> RwLockReadGuard<'_, Table> {
+        self.0.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Table> {
+        self.0.table.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,236 @@
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::*;
+
+fn wall(seconds: u64) -> Wall {
+    Wall::from_epoch(Duration::from_secs(seconds))
+}
+
+fn ban(kind: Kind, value: &str) -> Ban {
+    Ban { iss: "i".into(), kind, value: value.into(), issued_before: None, until: Some(wall(1_000)) }
+}
+
+fn marks(issuer: &str, jti: &str, sub: &str, iat: Option<u64>) -> Marks {
+    Marks::new(issuer, json!({"jti": jti, "sub": sub, "sid": "s"}).as_object().unwrap(), iat.map(wall))
+}
+
+fn config(path: &Path) -> Config {
+    Config { file: Some(path.to_owned()), max_entries: 100 }
+}
+
+#[test]
+fn a_ban_finds_what_it_names_of_its_own_issuer_and_nothing_else() {
+    let revocations = Revocations::in_memory(10);
+    let now = wall(10);
+    let token = marks("i", "j", "u", Some(5));
+    assert_eq!(revocations.find(&token, now), None);
+    for (kind, value) in [(Kind::Jti, "j"), (Kind::Sub, "u"), (Kind::Sid, "s")] {
+        let revocations = Revocations::in_memory(10);
+        for other in Kind::ALL {
+            revocations.insert(ban(other, "x"), now).unwrap();
+        }
+        assert_eq!(revocations.find(&token, now), None);
+        revocations.insert(ban(kind, value), now).unwrap();
+        assert_eq!(revocations.find(&token, now), Some(kind));
+        assert_eq!(revocations.find(&marks("other", "j", "u", None), now), None);
+        assert_eq!(revocations.find(&token, wall(1_000)), None, "its end has come");
+    }
+}
+
+#[test]
+fn a_ban_of_older_tokens_leaves_younger_ones_alone() {
+    let revocations = Revocations::in_memory(10);
+    let (now, at) = (wall(10), |iat| marks("i", "j", "u", iat));
+    revocations.insert(Ban { issued_before: Some(100), until: Some(wall(50)), ..ban(Kind::Sub, "u") }, now).unwrap();
+    revocations.insert(Ban { issued_before: Some(90), until: None, ..ban(Kind::Sub, "u") }, now).unwrap();
+    for (iat, now, banned) in [
+        (None, 10, true),
+        (Some(99), 10, true),
+        (Some(100), 10, false),
+        (Some(99), 60, false),
+        (Some(89), 60, true),
+        (Some(90), 60, false),
+    ] {
+        assert_eq!(revocations.find(&at(iat), wall(now)).is_some(), banned, "iat {iat:?} at {now}");
+    }
+}
+
+#[test]
+fn a_full_store_takes_no_more_and_gives_nothing_up() {
+    let revocations = Revocations::in_memory(2);
+    let now = wall(10);
+    revocations.insert(ban(Kind::Jti, "a"), now).unwrap();
+    revocations.insert(ban(Kind::Jti, "b"), now).unwrap();
+    assert_eq!(revocations.insert(ban(Kind::Jti, "c"), now), Err(Full));
+    assert_eq!((revocations.len(), revocations.refused()), (2, 1));
+    assert!(revocations.insert(ban(Kind::Jti, "a"), now).is_ok(), "what is there already takes no more room");
+    assert!(revocations.insert(ban(Kind::Jti, "c"), wall(1_000)).is_ok(), "what has ended is no reason to refuse");
+}
+
+#[tokio::test]
+async fn bans_end_by_themselves_and_are_never_shortened() {
+    let revocations = Revocations::in_memory(10);
+    let until = |until: Option<u64>| Ban { until: until.map(wall), ..ban(Kind::Jti, "a") };
+    revocations.insert(until(Some(50)), wall(10)).unwrap();
+    assert_eq!(revocations.insert(until(Some(20)), wall(10)).unwrap().until, Some(wall(50)));
+    assert_eq!(revocations.len(), 1);
+    revocations.expire(wall(49)).await.unwrap();
+    assert_eq!(revocations.len(), 1);
+    revocations.expire(wall(50)).await.unwrap();
+    assert!(revocations.is_empty() && revocations.0.table.read().unwrap().ends.is_empty());
+    revocations.insert(until(None), wall(60)).unwrap();
+    assert_eq!(revocations.insert(until(Some(70)), wall(60)).unwrap().until, None);
+    revocations.expire(wall(u64::MAX / 2)).await.unwrap();
+    assert_eq!(revocations.len(), 1);
+    assert!(revocations.lift(until(None).id()).await.unwrap());
+    assert!(!revocations.lift(until(None).id()).await.unwrap());
+}
+
+#[test]
+fn a_list_goes_on_where_the_last_one_ended() {
+    let revocations = Revocations::in_memory(10);
+    for value in ["a", "b", "c"] {
+        revocations.insert(ban(Kind::Sub, value), wall(0)).unwrap();
+    }
+    let first = revocations.list(None, 2);
+    let rest = revocations.list(first.last().map(Ban::id), 2);
+    let mut values: Vec<&str> = first.iter().chain(&rest).map(|ban| &*ban.value).collect();
+    values.sort_unstable();
+    assert_eq!((first.len(), values), (2, vec!["a", "b", "c"]));
+    for ban in rest {
+        assert_eq!(Id::parse(&ban.id().to_string()), Some(ban.id()));
+    }
+    for bad in ["", "+1", "g", &"+".repeat(32), &"0".repeat(33)] {
+        assert_eq!(Id::parse(bad), None, "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_kept_is_there_again_and_what_has_ended_or_was_lifted_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bans");
+    let all = [
+        Ban { until: None, ..ban(Kind::Sub, "for ever") },
+        Ban { issued_before: Some(7), ..ban(Kind::Sub, "old ones \u{0}é\n") },
+        Ban { until: Some(wall(20)), ..ban(Kind::Jti, "soon") },
+        ban(Kind::Sid, "lifted"),
+    ];
+    let kept = |revocations: &Revocations| {
+        let mut bans = revocations.list(None, 9);
+        bans.sort_by(|one, other| one.value.cmp(&other.value));
+        bans
+    };
+    {
+        let revocations = Revocations::open(&config(&path)).unwrap();
+        assert!(matches!(Revocations::open(&config(&path)), Err(OpenError::InUse { .. })));
+        for ban in &all {
+            let ban = revocations.insert(ban.clone(), wall(10)).unwrap();
+            revocations.keep(ban.id()).await.unwrap();
+        }
+        assert!(revocations.lift(all[3].id()).await.unwrap());
+        // Lifted before it was kept: it does not come back.
+        revocations.insert(ban(Kind::Jti, "brief"), wall(10)).unwrap();
+        revocations.lift(ban(Kind::Jti, "brief").id()).await.unwrap();
+        revocations.keep(ban(Kind::Jti, "brief").id()).await.unwrap();
+    }
+    {
+        let revocations = Revocations::open(&config(&path)).unwrap();
+        assert_eq!(kept(&revocations), all[..3]);
+        revocations.expire(wall(20)).await.unwrap();
+    }
+    assert_eq!(kept(&Revocations::open(&config(&path)).unwrap()), all[..2]);
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[tokio::test]
+async fn a_log_that_has_grown_long_is_written_anew_and_says_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bans");
+    let revocations = Revocations::open(&config(&path)).unwrap();
+    for number in 0..3 {
+        revocations.insert(ban(Kind::Sub, &number.to_string()), wall(10)).unwrap();
+    }
+    revocations.keep(ban(Kind::Sub, "0").id()).await.unwrap();
+    let short = std::fs::metadata(&path).unwrap().len();
+    revocations.0.disk.as_ref().unwrap().lock().unwrap().pretend_long();
+    // What is lifted in the same turn is not brought back by the copy, and the lock goes over to it.
+    assert!(revocations.lift(ban(Kind::Sub, "1").id()).await.unwrap());
+    assert!(std::fs::metadata(&path).unwrap().len() < short * 4);
+    assert!(matches!(Revocations::open(&config(&path)), Err(OpenError::InUse { .. })));
+    revocations.keep(ban(Kind::Sub, "2").id()).await.unwrap();
+    drop(revocations);
+    assert_eq!(Revocations::open(&config(&path)).unwrap().len(), 2);
+}
+
+#[test]
+fn a_file_that_cannot_be_used_says_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bans");
+    std::fs::write(&path, "").unwrap();
+    let error = |path: &Path| Revocations::open(&config(path)).unwrap_err().to_string();
+    assert!(error(&path).contains("is damaged: it does not begin like one. Put a copy of it back"), "{}", error(&path));
+    std::fs::write(&path, "x".repeat(100_000)).unwrap();
+    assert!(error(&path).contains("is damaged"), "{}", error(&path));
+    let missing = folder.path().join("no/bans");
+    assert!(error(&missing).contains("Its folder must be there"), "{}", error(&missing));
+}
+
+#[tokio::test]
+async fn damage_anywhere_in_the_file_is_seen_and_only_an_unconfirmed_end_is_dropped() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bans");
+    for round in 0..2 {
+        // The first ten come with the copy that the second start makes.
+        let revocations = Revocations::open(&config(&path)).unwrap();
+        for number in 0..10 {
+            let ban = revocations.insert(ban(Kind::Sub, &format!("user-{round}-{number}")), wall(10)).unwrap();
+            revocations.keep(ban.id()).await.unwrap();
+        }
+    }
+    let whole = std::fs::read(&path).unwrap();
+    let damaged = folder.path().join("damaged");
+    let opened = |bytes: &[u8]| {
+        std::fs::write(&damaged, bytes).unwrap();
+        Revocations::open(&config(&damaged)).map(|revocations| revocations.len())
+    };
+    assert_eq!(opened(&whole).unwrap(), 20);
+    for at in (0..64).chain((64..whole.len()).step_by(13)).chain([whole.len() - 1]) {
+        for bits in [0x01, 0x80, whole[at] ^ b'\n'] {
+            let mut bytes = whole.clone();
+            bytes[at] ^= bits;
+            // Without its last newline the last line is one that was not finished.
+            let unfinished = at + 1 == whole.len();
+            let expected = if bits == 0 { Some(20) } else { unfinished.then_some(19) };
+            assert_eq!(opened(&bytes).ok(), expected, "{bits:#x} at {at}");
+        }
+    }
+    let lines: Vec<&[u8]> = whole.split_inclusive(|byte| *byte == b'\n').collect();
+    for gone in 0..lines.len() - 1 {
+        let bytes = [&lines[..gone], &lines[gone + 1..]].concat().concat();
+        assert!(opened(&bytes).is_err(), "line {gone} is gone");
+    }
+    let copied = lines[..12].concat().len();
+    for length in (0..whole.len()).step_by(7).chain([copied - 1, copied]) {
+        let result = opened(&whole[..length]);
+        assert_eq!(result.is_ok(), length >= copied, "cut at {length}: {result:?}");
+    }
+    // Zeros, as a file system may leave them behind a crash.
+    assert_eq!(opened(&[whole.as_slice(), &[0; 300]].concat()).unwrap(), 20);
+}
+
+#[tokio::test]
+async fn what_cannot_be_written_is_told_and_counts_until_the_process_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bans");
+    let revocations = Revocations::open(&config(&path)).unwrap();
+    revocations.0.disk.as_ref().unwrap().lock().unwrap().pretend_read_only();
+    let ban = revocations.insert(ban(Kind::Sub, "u"), wall(10)).unwrap();
+    assert!(revocations.keep(ban.id()).await.is_err());
+    assert!(revocations.find(&marks("i", "j", "u", None), wall(10)).is_some());
+    assert!(revocations.lift(ban.id()).await.is_err());
+    assert!(revocations.find(&marks("i", "j", "u", None), wall(10)).is_some(), "what is not lifted on disk stands");
+}
