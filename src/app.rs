@@ -6,25 +6,29 @@
 
 mod drain;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::Semaphore;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::clock::{Clock, StepDetector};
+use crate::admin::{self, AdminError, Desk};
+use crate::clock::{Clock, StepDetector, Wall};
 use crate::config::{Config, Server};
 use crate::gateway::{self, Gateway};
+use crate::listen::validity::Validity;
 use crate::listen::{self, ListenError, Listener, ListenerHandle};
 use crate::registry::Registry;
+use crate::revocation::{self, Revocations};
 use crate::stream::Signal;
-use crate::telemetry;
+use crate::telemetry::{self, Metrics};
 
 /// The program before it runs.
 #[derive(Debug)]
@@ -36,6 +40,12 @@ pub enum StartError {
     /// A listener cannot be opened; the text says which one and what to do.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// Nor the probes or the admin listener.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// The revocations that were kept cannot be read; without them nobody is let in.
+    #[error(transparent)]
+    Revocations(#[from] revocation::OpenError),
 }
 
 /// Why a reload was refused; everything is as it was.
@@ -58,8 +68,16 @@ pub struct Running {
     registry: Registry,
     tracker: TaskTracker,
     clock: Clock,
+    metrics: Metrics,
+    desk: Desk,
+    /// Name and address of the probes and the admin listener.
+    admin_addresses: Vec<(String, SocketAddr)>,
     /// Ends the accept loops.
     stop: CancellationToken,
+    /// Ends those of probes and admin, which outlive the drain.
+    stop_admin: CancellationToken,
+    /// An operator wants the gateway to leave.
+    leave: CancellationToken,
     ticker: Arc<Ticker>,
     current: Mutex<Current>,
 }
@@ -68,6 +86,8 @@ pub struct Running {
 struct Current {
     server: Server,
     log: telemetry::log::Config,
+    admin: admin::Config,
+    revocation: revocation::Config,
     listeners: Vec<(listen::Config, ListenerHandle)>,
 }
 
@@ -91,9 +111,17 @@ impl App {
         for listener in &config.listeners {
             listeners.push(Listener::bind(listener)?);
         }
-        let (registry, tracker) = (Registry::new(&clock), TaskTracker::new());
+        let admin = admin::Listeners::bind(&config.admin)?;
+        let admin_addresses = admin.addresses();
+        let revocations = open_revocations(&config)?;
+        let now = clock.now().wall;
+        let metrics = Metrics::new(now);
+        metrics.certificates(certificate_ends(&config));
+        let registry = Registry::with(&clock, revocations.clone(), metrics.clone());
+        let tracker = TaskTracker::new();
         let rules = gateway_config(&config.server);
-        let gateway = Gateway::new(rules, config.routes, clock.clone(), registry.clone(), tracker.clone());
+        let gateway =
+            Gateway::new(rules, config.routes, clock.clone(), registry.clone(), tracker.clone(), metrics.clone());
         let gateway = gateway.with_fallback(fallback);
         let stop = CancellationToken::new();
         let permits = Arc::new(Semaphore::new(config.server.max_connections.min(Semaphore::MAX_PERMITS)));
@@ -106,10 +134,37 @@ impl App {
             let (gateway, permits) = (gateway.clone(), permits.clone());
             tracker.spawn(listener.run(gateway, settings, permits, stop.clone(), tracker.clone()));
         }
+        let (leave, stop_admin) = (CancellationToken::new(), CancellationToken::new());
+        let desk = Desk::new(admin::Parts {
+            gateway: gateway.clone(),
+            registry: registry.clone(),
+            revocations: revocations.clone(),
+            metrics: metrics.clone(),
+            clock: clock.clone(),
+            issuers: ArcSwap::from_pointee(config.issuers),
+            leave: leave.clone(),
+        });
+        admin.run(&desk, &stop_admin);
         let ticker = Arc::new(Ticker::default());
         tokio::spawn(ticker.clone().run(clock.clone(), registry.clone(), gateway.clone()));
-        let current = Mutex::new(Current { server: config.server, log: config.log, listeners: current });
-        Ok(Running { addresses, gateway, registry, tracker, clock, stop, ticker, current })
+        tokio::spawn(expire(revocations, clock.clone(), ticker.stop.clone()));
+        let (server, log, admin, revocation) = (config.server, config.log, config.admin, config.revocation);
+        let current = Mutex::new(Current { server, log, admin, revocation, listeners: current });
+        Ok(Running {
+            addresses,
+            gateway,
+            registry,
+            tracker,
+            clock,
+            metrics,
+            desk,
+            admin_addresses,
+            stop,
+            stop_admin,
+            leave,
+            ticker,
+            current,
+        })
     }
 }
 
@@ -117,6 +172,21 @@ impl Running {
     /// Name and address of each listener; the ports that the system chose stand here.
     pub fn addresses(&self) -> &[(String, SocketAddr)] {
         &self.addresses
+    }
+
+    /// Name and address of the probes and the admin listener, `probes` and `admin`; a Unix socket has none.
+    pub fn admin_addresses(&self) -> &[(String, SocketAddr)] {
+        &self.admin_addresses
+    }
+
+    /// Waits until an operator wants the gateway to leave. [`Running::shutdown`] does that.
+    pub async fn asked_to_leave(&self) {
+        self.leave.cancelled().await;
+    }
+
+    /// A new config was read and could not be put into force.
+    pub fn reload_failed(&self) {
+        self.metrics.reloaded(false, self.clock.now().wall);
     }
 
     /// The live streams.
@@ -141,6 +211,9 @@ impl Running {
             prepared.push((handle, certificates));
         }
         // From here on nothing can fail.
+        self.metrics.certificates(certificate_ends(&config));
+        self.metrics.reloaded(true, self.clock.now().wall);
+        self.desk.replace_issuers(config.issuers);
         for (handle, certificates) in prepared {
             handle.commit(certificates);
         }
@@ -177,6 +250,7 @@ impl Running {
         tracing::info!(streams, ?window, ?timeout, "draining");
         drain::drain(&self.registry, &self.tracker, &self.clock, window, timeout).await;
         self.ticker.stop.cancel();
+        self.stop_admin.cancel();
         match self.registry.len() {
             0 => tracing::info!("drained"),
             streams => tracing::warn!(streams, "the drain timeout is over: streams are cut off"),
@@ -219,6 +293,50 @@ impl Ticker {
     }
 }
 
+/// Takes out revocations that have ended, once a second.
+async fn expire(revocations: Revocations, clock: Clock, stop: CancellationToken) {
+    let mut seconds = tokio::time::interval(SECOND);
+    seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(seconds.tick()).await.is_some() {
+        if let Err(error) = revocations.expire(clock.now().wall).await {
+            tracing::warn!(%error, "revocations that have ended stay in the file");
+        }
+    }
+}
+
+fn open_revocations(config: &Config) -> Result<Revocations, revocation::OpenError> {
+    let revocations = Revocations::open(&config.revocation)?;
+    if !revocations.is_kept() && config.admin.admin.is_some() {
+        tracing::warn!("revocations end with this process: set [revocation] file to keep them");
+    }
+    let (count, capacity) = (revocations.len(), revocations.capacity());
+    if count > 0 {
+        tracing::info!(revocations = count, capacity, "revocations in force");
+    }
+    if count >= capacity {
+        tracing::error!(revocations = count, capacity, "there is no room for more revocations: raise max_entries");
+    }
+    Ok(revocations)
+}
+
+/// When the first certificate of each listener ends.
+fn certificate_ends(config: &Config) -> Vec<(String, Wall)> {
+    let public = config.listeners.iter().flat_map(|listener| {
+        let files = listener.certificates.iter().flatten();
+        files.map(move |files| (listener.name.clone(), &files.certificate))
+    });
+    let admin = config.admin.admin.iter().filter_map(|admin| admin.tls.as_ref());
+    let admin = admin.map(|tls| ("[admin]".to_owned(), &tls.certificate.certificate));
+    let mut ends = BTreeMap::<String, Wall>::new();
+    for (name, path) in public.chain(admin) {
+        let chain = listen::certificates::chain(path).unwrap_or_default();
+        let Some(validity) = chain.first().and_then(Validity::of) else { continue };
+        let end = ends.entry(name).or_insert(validity.end);
+        *end = validity.end.min(*end);
+    }
+    ends.into_iter().collect()
+}
+
 fn end_strays(registry: &Registry, gateway: &Gateway) {
     let names: BTreeSet<Arc<str>> = gateway.route_names().into_iter().collect();
     registry.signal_where(|route| !names.contains(route), Signal::RouteGone);
@@ -257,6 +375,9 @@ fn unchangeable(current: &Current, new: &Config) -> Vec<String> {
         ("server.max_request_head", old.max_request_head != server.max_request_head),
         ("server.pid_file", old.pid_file != server.pid_file),
         ("log", current.log != new.log),
+        ("probes", current.admin.probes != new.admin.probes),
+        ("admin", current.admin.admin != new.admin.admin),
+        ("revocation", current.revocation != new.revocation),
     ];
     let mut warnings: Vec<String> = changed
         .into_iter()

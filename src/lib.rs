@@ -39,6 +39,8 @@ pub mod admission;
 pub mod gateway;
 // Accept loop, permits, TLS, certificates.
 pub mod listen;
+// Probes and admin listeners: health, metrics, live streams, revocations, drain.
+pub mod admin;
 // The token issuer's side: mint tokens, when to renew, when to come back.
 pub mod issuer;
 // Two plain WebSocket services to stand behind the gateway: echo and verifier.

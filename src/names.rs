@@ -1,4 +1,4 @@
-//! Every header, path, environment and log field name that portcullis gives to the world, once.
+//! Every header, path, environment, log field and metric name that portcullis gives to the world, once.
 
 /// Prefix of every header of the gateway's own; whatever a client sends with it, in any spelling, is removed.
 pub const HEADER_PREFIX: &str = "portcullis-";
@@ -63,4 +63,63 @@ pub mod field {
     pub const RENEWALS: &str = "renewals";
     /// The sides that had to be reset: `none`, `downstream`, `upstream` or `both`.
     pub const RESET: &str = "reset";
+}
+
+/// Metrics, by their whole names.
+pub mod metric {
+    /// Live streams, by route.
+    pub const STREAMS: &str = "portcullis_streams";
+    /// Requests answered, by route, result and public reason.
+    pub const UPGRADES: &str = "portcullis_upgrades_total";
+    /// Streams that have ended, by route and cause.
+    pub const CLOSED: &str = "portcullis_stream_closed_total";
+    /// Frames passed on, by direction.
+    pub const FRAMES: &str = "portcullis_frames_total";
+    /// Bytes of frames passed on, by direction.
+    pub const BYTES: &str = "portcullis_bytes_total";
+    /// Renewals of live streams, by route and result.
+    pub const RENEWALS: &str = "portcullis_token_renewals_total";
+    /// Life that tokens still have at admission.
+    pub const REMAINING: &str = "portcullis_token_remaining_seconds";
+    /// From a token's expiry to its Close being handed to the kernel.
+    pub const LATENESS: &str = "portcullis_expiry_lateness_seconds";
+    /// From dialling a service to its answer to the upgrade.
+    pub const CONNECT: &str = "portcullis_upstream_connect_seconds";
+    /// Whether the last config that was read is in force.
+    pub const RELOAD_SUCCESSFUL: &str = "portcullis_config_last_reload_successful";
+    /// When the config in force was read.
+    pub const RELOAD_TIME: &str = "portcullis_config_last_reload_success_timestamp_seconds";
+    /// When the first certificate of a listener ends.
+    pub const CERTIFICATE: &str = "portcullis_tls_cert_expiry_timestamp_seconds";
+    /// Revocations in force.
+    pub const REVOCATIONS: &str = "portcullis_revocations";
+    /// How many revocations there may be.
+    pub const REVOCATIONS_CAPACITY: &str = "portcullis_revocations_capacity";
+    /// Revocations for which there was no room.
+    pub const REVOCATIONS_REFUSED: &str = "portcullis_revocations_refused_total";
+    /// The version that runs.
+    pub const BUILD: &str = "portcullis_build_info";
+    /// When the process began; the name that all exporters use.
+    pub const PROCESS_START: &str = "process_start_time_seconds";
+
+    /// All of them.
+    pub const ALL: [&str; 17] = [
+        STREAMS,
+        UPGRADES,
+        CLOSED,
+        FRAMES,
+        BYTES,
+        RENEWALS,
+        REMAINING,
+        LATENESS,
+        CONNECT,
+        RELOAD_SUCCESSFUL,
+        RELOAD_TIME,
+        CERTIFICATE,
+        REVOCATIONS,
+        REVOCATIONS_CAPACITY,
+        REVOCATIONS_REFUSED,
+        BUILD,
+        PROCESS_START,
+    ];
 }

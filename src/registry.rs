@@ -6,6 +6,7 @@
 //! take its signals, to set its alarm).
 
 mod alarms;
+mod overview;
 mod renewals;
 
 use std::collections::{HashMap, hash_map};
@@ -17,15 +18,18 @@ use std::task::Context;
 pub use alarms::Alarm;
 use alarms::Alarms;
 use futures_util::task::AtomicWaker;
+use overview::Meter;
+pub use overview::{Glimpse, Tally};
 use renewals::Inbox;
 pub use renewals::{Live as LiveStream, Renewal};
 use tokio::task::AbortHandle;
 
 use crate::clock::{Clock, Wall};
+use crate::revocation::{self, Revocations};
 use crate::secret::{Fingerprint, OpaqueHash};
-use crate::stream::Signal;
-use crate::telemetry::StreamLine;
-use crate::token::{Grant, Principal};
+use crate::stream::{Signal, Traffic};
+use crate::telemetry::{Metrics, StreamLine};
+use crate::token::{Grant, Marks, Principal};
 
 /// What is known of a live stream.
 #[derive(Clone, Debug)]
@@ -49,6 +53,8 @@ pub struct Entry {
 pub struct Standing {
     /// Its `jti`.
     pub jti: Option<Box<str>>,
+    /// What a revocation may name of it.
+    pub marks: Marks,
     /// Its short hash.
     pub token: Fingerprint,
     /// When it expires, leeway included.
@@ -60,25 +66,9 @@ pub struct Standing {
 impl Standing {
     /// The standing of a stream with this grant, renewed so often.
     pub fn new(grant: &Grant, renewals: u32) -> Self {
-        Self { jti: grant.jti.clone(), token: grant.fingerprint, expiry: grant.expiry, renewals }
+        let (marks, token) = (grant.marks, grant.fingerprint);
+        Self { jti: grant.jti.clone(), marks, token, expiry: grant.expiry, renewals }
     }
-}
-
-/// A live stream, for its operator.
-#[derive(Clone, Debug)]
-pub struct Listed {
-    /// Its number, unique in the process.
-    pub id: u64,
-    /// The route's name.
-    pub route: Arc<str>,
-    /// The client's address.
-    pub peer: SocketAddr,
-    /// Short hash of who it belongs to.
-    pub principal: Fingerprint,
-    /// When it was let in.
-    pub since: Wall,
-    /// Its present token.
-    pub standing: Standing,
 }
 
 /// How many streams there may be; `None` for no limit.
@@ -108,6 +98,8 @@ struct Shared {
     next: AtomicU64,
     live: Mutex<Live>,
     alarms: Arc<Alarms>,
+    revocations: Revocations,
+    metrics: Metrics,
     /// The task that rings them.
     bell: AbortHandle,
 }
@@ -123,6 +115,8 @@ struct Live {
     places: HashMap<u64, Arc<Place>>,
     by_route: HashMap<Arc<str>, usize>,
     by_handle: HashMap<OpaqueHash, u64>,
+    /// What has passed up and down on streams that have ended.
+    ended: (Traffic, Traffic),
 }
 
 #[derive(Debug)]
@@ -135,6 +129,7 @@ struct Place {
     standing: Mutex<Standing>,
     inbox: Mutex<Inbox>,
     mailbox: Mailbox,
+    meter: Meter,
 }
 
 /// Signals that wait for a stream, at most one of each kind: a bit for each. Read by the stream on every poll.
@@ -171,10 +166,18 @@ impl Signals {
 
 impl Registry {
     /// An empty registry, whose alarms are set by this clock. Must be called within a tokio runtime: they ring there.
+    /// No token is revoked, and nobody looks at its counters.
     pub fn new(clock: &Clock) -> Self {
+        let revocations = Revocations::in_memory(revocation::Config::default().max_entries);
+        Self::with(clock, revocations, Metrics::new(Wall::default()))
+    }
+
+    /// Likewise, with these bans and counters.
+    pub fn with(clock: &Clock, revocations: Revocations, metrics: Metrics) -> Self {
         let alarms = Arc::<Alarms>::default();
         let bell = tokio::spawn(alarms.clone().ring(clock.clone())).abort_handle();
-        Self(Arc::new(Shared { next: AtomicU64::new(0), live: Mutex::default(), alarms, bell }))
+        let (next, live) = (AtomicU64::new(0), Mutex::default());
+        Self(Arc::new(Shared { next, live, alarms, revocations, metrics, bell }))
     }
 
     /// Live streams, reserved places included.
@@ -205,8 +208,9 @@ impl Registry {
             }
         }
         live.by_route.insert(route.clone(), on_route + 1);
-        let (standing, inbox, mailbox) = (Mutex::new(standing), Mutex::default(), Mailbox::default());
-        let place = Arc::new(Place { route, peer, principal, handle, since, standing, inbox, mailbox });
+        let (standing, inbox) = (Mutex::new(standing), Mutex::default());
+        let (mailbox, meter) = (Mailbox::default(), Meter::default());
+        let place = Arc::new(Place { route, peer, principal, handle, since, standing, inbox, mailbox, meter });
         live.places.insert(id, place.clone());
         Ok(Guard { id, place, alarm: None, registry: self.0.clone() })
     }
@@ -246,20 +250,6 @@ impl Registry {
         self.lock().places.keys().copied().collect()
     }
 
-    /// All live streams as they are now, in no order.
-    pub fn list(&self) -> Vec<Listed> {
-        let places: Vec<_> = self.lock().places.iter().map(|(id, place)| (*id, place.clone())).collect();
-        let listed = |(id, place): (u64, Arc<Place>)| Listed {
-            id,
-            route: place.route.clone(),
-            peer: place.peer,
-            principal: place.principal.fingerprint(),
-            since: place.since,
-            standing: lock(&place.standing).clone(),
-        };
-        places.into_iter().map(listed).collect()
-    }
-
     fn lock(&self) -> MutexGuard<'_, Live> {
         lock(&self.0.live)
     }
@@ -286,6 +276,11 @@ impl Guard {
     /// The stream's number, unique in the process.
     pub const fn id(&self) -> u64 {
         self.id
+    }
+
+    /// The route's name.
+    pub fn route(&self) -> &Arc<str> {
+        &self.place.route
     }
 
     /// What the stream's lines in the log say of it.
@@ -324,7 +319,10 @@ impl Drop for Guard {
         lock(&self.place.inbox).close();
         let mut live = lock(&self.registry.live);
         live.places.remove(&self.id);
-        let Place { route, handle, .. } = &*self.place;
+        let Place { route, handle, meter, .. } = &*self.place;
+        let (upward, downward) = meter.read();
+        live.ended.0.add(upward);
+        live.ended.1.add(downward);
         if let Some(handle) = handle {
             live.by_handle.remove(handle);
         }
@@ -359,7 +357,13 @@ mod tests {
             principal: Principal::new(&["x".into()]),
             handle: None,
             since: Wall::default(),
-            standing: Standing { jti: None, token: crate::secret::fingerprint(b"x"), expiry: None, renewals: 0 },
+            standing: Standing {
+                jti: None,
+                marks: Marks::default(),
+                token: crate::secret::fingerprint(b"x"),
+                expiry: None,
+                renewals: 0,
+            },
         }
     }
 

@@ -133,7 +133,8 @@ fn every_key_of_the_default_config_is_known_and_every_known_key_stands_in_it() {
     let text = default_config();
     let written = written_keys(&text);
     assert!(written.len() > 50, "only {} keys were seen", written.len());
-    let containers = ["server", "log", "listener", "issuer", "route", "issuer.key", "route.close"];
+    let containers =
+        ["server", "log", "probes", "admin", "revocation", "listener", "issuer", "route", "issuer.key", "route.close"];
     // What stands in inline tables is shown by an example in the same line.
     let inline = [
         "listener.more_certificates.certificate",
@@ -154,6 +155,11 @@ fn every_default_that_the_default_config_states_is_the_real_one() {
     let text = default_config();
     // These have no default: what is commented out is an example.
     let examples = [
+        "admin.certificate",
+        "admin.client_ca",
+        "admin.key",
+        "admin.secret_env",
+        "admin.secret_file",
         "issuer.iss",
         "issuer.jwks_file",
         "issuer.key.kid",
@@ -313,6 +319,7 @@ fn uncommented(text: &str, chosen: impl Fn(&str) -> bool) -> String {
 /// All that a config means, as a text to compare.
 fn shown(config: &Config) -> String {
     let mut text = format!("{:#?}\n{:#?}\n{:#?}\n", config.server, config.log, config.listeners);
+    text.push_str(&format!("{:#?}\n{:#?}\n", config.admin, config.revocation));
     for issuer in &config.issuers {
         text.push_str(&format!(
             "{} {:?} {:?} {:?} {:?} {} {:?} {:?}\n",

@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use http::{HeaderName, HeaderValue};
-use portcullis::clock::{Clock, Now};
+use portcullis::clock::{Clock, Now, Wall};
 use portcullis::gateway::route::{Identity, Origins, Renewal, Rewrite, Route};
 use portcullis::gateway::{Config, Gateway};
 use portcullis::listen::{self, CertificateFiles, Listener};
 use portcullis::registry::Registry;
 use portcullis::secret::Token;
 use portcullis::stream::Limits;
+use portcullis::telemetry::Metrics;
 use portcullis::token::{Answer, Carrier, Denial, Grant, Judge, Marks, Principal, Public, Purpose};
 use portcullis::upstream;
 use portcullis::ws::handshake::Key;
@@ -94,7 +95,14 @@ fn gate(route: Route, certificates: Option<Vec<CertificateFiles>>) -> Gate {
     let listener = Listener::bind(&config).unwrap();
     let clock = Clock::system();
     let (registry, tracker, shutdown) = (Registry::new(&clock), TaskTracker::new(), CancellationToken::new());
-    let gateway = Gateway::new(Config::default(), vec![Arc::new(route)], clock, registry.clone(), tracker.clone());
+    let gateway = Gateway::new(
+        Config::default(),
+        vec![Arc::new(route)],
+        clock,
+        registry.clone(),
+        tracker.clone(),
+        Metrics::new(Wall::default()),
+    );
     let permits = Arc::new(Semaphore::new(PERMITS));
     let settings = listen::Settings {
         handshake_timeout: Duration::from_secs(1),

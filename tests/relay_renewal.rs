@@ -39,6 +39,7 @@ fn grant(values: &[String], expiry: Option<Wall>) -> Grant {
         expiry,
         issuer: "issuer".into(),
         jti: Some("fresh".into()),
+        marks: portcullis::token::Marks::default(),
         fingerprint: fingerprint(b"fresh"),
         claims: Arc::default(),
     }

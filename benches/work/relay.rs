@@ -41,7 +41,13 @@ fn stream(payload: usize, frames: usize, reads: u64) -> impl Future<Output = Out
         principal: Principal::new(&[]),
         handle: None,
         since: clock.now().wall,
-        standing: Standing { jti: None, token: portcullis::secret::fingerprint(b""), expiry: None, renewals: 0 },
+        standing: Standing {
+            jti: None,
+            marks: portcullis::token::Marks::default(),
+            token: portcullis::secret::fingerprint(b""),
+            expiry: None,
+            renewals: 0,
+        },
     };
     let guard = registry.reserve(entry, Caps::default()).expect("a place");
     let now = clock.now();

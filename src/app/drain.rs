@@ -78,7 +78,13 @@ mod tests {
             principal: Principal::new(&["x".into()]),
             handle: None,
             since: Wall::default(),
-            standing: Standing { jti: None, token: crate::secret::fingerprint(b"x"), expiry: None, renewals: 0 },
+            standing: Standing {
+                jti: None,
+                marks: crate::token::Marks::default(),
+                token: crate::secret::fingerprint(b"x"),
+                expiry: None,
+                renewals: 0,
+            },
         };
         let guard = registry.reserve(entry, Caps::default()).unwrap();
         let clock = clock.clone();

@@ -72,6 +72,10 @@ async fn serve(file: &ConfigFile, config: Config) -> Result<(), Failure> {
                 tracing::info!(signal = name, "leaving");
                 break;
             }
+            () = running.asked_to_leave() => {
+                tracing::info!("leaving");
+                break;
+            }
             heard = hangups.recv() => {
                 if heard.is_some() {
                     reload_into(&running, file.config.clone()).await;
@@ -100,16 +104,23 @@ async fn reload_into(running: &Running, path: PathBuf) {
                 }
                 tracing::info!(config = %shown, "reloaded");
             }
-            Err(error) => tracing::error!(config = %shown, %error, "reload refused: the old config goes on"),
+            Err(error) => {
+                running.reload_failed();
+                tracing::error!(config = %shown, %error, "reload refused: the old config goes on");
+            }
         },
         Ok(Err(problems)) => {
+            running.reload_failed();
             for problem in problems.list() {
                 let at = problems.locate(problem);
                 tracing::error!(%at, problem = %problem.message, remedy = %problem.remedy, "bad config");
             }
             tracing::error!(config = %shown, problems = problems.list().len(), "reload refused: the old config goes on");
         }
-        Err(error) => tracing::error!(config = %shown, %error, "reload failed: the old config goes on"),
+        Err(error) => {
+            running.reload_failed();
+            tracing::error!(config = %shown, %error, "reload failed: the old config goes on");
+        }
     }
 }
 

@@ -19,6 +19,9 @@ type List = Vec<Placed<String>>;
 pub(super) struct File {
     pub(super) server: Server,
     pub(super) log: Log,
+    pub(super) probes: Probes,
+    pub(super) admin: Admin,
+    pub(super) revocation: Revocation,
     pub(super) listeners: Vec<Listener>,
     pub(super) issuers: Vec<Issuer>,
     pub(super) routes: Vec<Route>,
@@ -45,6 +48,31 @@ pub(super) struct Server {
 pub(super) struct Log {
     pub(super) level: Key<String>,
     pub(super) format: Key<String>,
+}
+
+/// `[probes]`
+#[derive(Debug)]
+pub(super) struct Probes {
+    pub(super) address: Key<String>,
+}
+
+/// `[admin]`
+#[derive(Debug)]
+pub(super) struct Admin {
+    pub(super) address: Key<String>,
+    pub(super) hosts: Key<List>,
+    pub(super) secret_file: Key<String>,
+    pub(super) secret_env: Key<String>,
+    pub(super) certificate: Key<String>,
+    pub(super) key: Key<String>,
+    pub(super) client_ca: Key<String>,
+}
+
+/// `[revocation]`
+#[derive(Debug)]
+pub(super) struct Revocation {
+    pub(super) file: Key<String>,
+    pub(super) max_entries: Key<usize>,
 }
 
 /// `[[listener]]`
@@ -166,6 +194,9 @@ pub(super) fn read(root: &Table, report: &Report) -> File {
     let mut top = Section::new(root, Place::Whole, "", "the config", report);
     let server = server(top.table_or_empty("server", "server", "[server]"));
     let log = log(top.table_or_empty("log", "log", "[log]"));
+    let probes = probes(top.table_or_empty("probes", "probes", "[probes]"));
+    let admin = admin(top.table_or_empty("admin", "admin", "[admin]"));
+    let revocation = revocation(top.table_or_empty("revocation", "revocation", "[revocation]"));
     let listeners = top.tables("listener", "listener", "[[listener]]");
     if listeners.is_none() && !root.contains_key("listener") {
         top.missing_section("[[listener]]", "name, address, certificate and key");
@@ -182,7 +213,7 @@ pub(super) fn read(root: &Table, report: &Report) -> File {
     let issuers = issuers.unwrap_or_default().into_iter().map(issuer).collect();
     let routes = routes.unwrap_or_default().into_iter().map(route).collect();
     top.finish();
-    File { server, log, listeners, issuers, routes }
+    File { server, log, probes, admin, revocation, listeners, issuers, routes }
 }
 
 fn server(mut s: Section<'_>) -> Server {
@@ -207,6 +238,35 @@ fn log(mut s: Section<'_>) -> Log {
     let log = Log { level: s.text("level", "\"info\""), format: s.text("format", "\"auto\"") };
     s.finish();
     log
+}
+
+fn probes(mut s: Section<'_>) -> Probes {
+    let probes = Probes { address: s.text("address", "\"0.0.0.0:9090\"") };
+    s.finish();
+    probes
+}
+
+fn admin(mut s: Section<'_>) -> Admin {
+    let admin = Admin {
+        address: s.text("address", "\"127.0.0.1:9443\""),
+        hosts: s.texts("hosts", "[\"gateway.internal\"]"),
+        secret_file: s.secret_source("secret_file", "\"certs/admin.secret\""),
+        secret_env: s.secret_source("secret_env", "\"ADMIN_SECRET\""),
+        certificate: s.text("certificate", "\"certs/cert.pem\""),
+        key: s.text("key", "\"certs/key.pem\""),
+        client_ca: s.text("client_ca", "\"certs/operators.pem\""),
+    };
+    s.finish();
+    admin
+}
+
+fn revocation(mut s: Section<'_>) -> Revocation {
+    let revocation = Revocation {
+        file: s.text("file", "\"/var/lib/portcullis/revocations\""),
+        max_entries: s.number("max_entries", 1, 10_000_000, 100_000),
+    };
+    s.finish();
+    revocation
 }
 
 fn listener(mut s: Section<'_>) -> Listener {

@@ -6,6 +6,7 @@
 //! Two layers: `tree`, `section` and `file` hold what was typed, each value with its place; `server`, `issuers`,
 //! `routes` and `upstreams` make of it what it means.
 
+mod admin;
 mod carriers;
 mod file;
 mod files;
@@ -50,6 +51,10 @@ pub struct Config {
     pub issuers: Vec<Arc<Issuer>>,
     /// The shared secrets of the issuers: with these, tokens can be made.
     pub signing: Vec<SigningKey>,
+    /// The probes and admin listeners.
+    pub admin: crate::admin::Config,
+    /// Where revocations are kept.
+    pub revocation: crate::revocation::Config,
     /// How logs are written.
     pub log: crate::telemetry::log::Config,
     /// What is no mistake, but should be known: keys of a set that are not used, and why.
@@ -170,14 +175,16 @@ fn mean(file: &file::File, context: &Context<'_>) -> Config {
     let routes::Routes { routes, verifiers } = routes::routes(&file.routes, &issuers, &known, context);
     let hosts: Vec<&str> = routes.iter().flat_map(|route| &route.hosts).map(String::as_str).collect();
     server::note_uncovered(&hosts, &leaves, context);
-    Config { server, listeners, routes, verifiers, issuers, signing, log, notes: context.report.notes() }
+    let (admin, revocation) = (admin::admin(file, context), admin::revocation(&file.revocation, context));
+    let notes = context.report.notes();
+    Config { server, listeners, routes, verifiers, issuers, signing, admin, revocation, log, notes }
 }
 
 /// Variables of our prefix that set nothing are mistakes, unless the config names them as the place of a secret.
 fn report_stray(stray: Vec<tree::Stray>, file: &file::File, report: &Report) {
     let keys = file.issuers.iter().flat_map(|issuer| &issuer.keys);
-    let named: BTreeSet<&str> =
-        keys.flat_map(|key| [&key.secret_env, &key.pem_env]).flatten().map(|name| name.value.as_str()).collect();
+    let named = keys.flat_map(|key| [&key.secret_env, &key.pem_env]).flatten();
+    let named = named.chain(&file.admin.secret_env).map(|name| name.value.as_str()).collect::<BTreeSet<_>>();
     let variables = variables(file, &report.keys());
     for stray in stray.into_iter().filter(|stray| !named.contains(stray.variable.as_str())) {
         let near = || {

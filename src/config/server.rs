@@ -173,7 +173,7 @@ fn certificates(
 }
 
 /// A pair whose files are there, can be read and belong together.
-fn certificate(
+pub(super) fn certificate(
     certificate: &Placed<String>,
     key: &Placed<String>,
     leaves: &mut Vec<Leaf>,

@@ -238,7 +238,7 @@ fn is_service_link(rest: &str) -> bool {
 }
 
 /// Sections that stand once.
-const TABLES: [&str; 2] = ["log", "server"];
+const TABLES: [&str; 5] = ["admin", "log", "probes", "revocation", "server"];
 /// Sections whose elements go by their name.
 pub(super) const NAMED: [&str; 3] = ["issuer", "listener", "route"];
 /// Variables of the command line.

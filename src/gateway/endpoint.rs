@@ -60,6 +60,8 @@ where
         let Some(endpoint) = Endpoint::of(&routed) else {
             return Box::pin(self.inner.call(routed));
         };
+        // Set once per request, as the page is.
+        let _ = routed.visit.own.set(());
         let shared = self.shared.clone();
         Box::pin(async move {
             match enter(&routed)? {

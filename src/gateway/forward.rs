@@ -32,8 +32,9 @@ use crate::names::{self, field};
 use crate::registry::{Caps, Entry, Guard, Standing};
 use crate::relay::{self, Early, Relay};
 use crate::secret::Opaque;
-use crate::stream::{CloseReason, Deadline};
-use crate::token::{Denial, Public};
+use crate::stream::{CloseReason, Deadline, Signal};
+use crate::token::marks::Kind;
+use crate::token::{Denial, Grant, Public};
 use crate::upstream::{self, Answer, Switched};
 use crate::wire::{Socket, server};
 use crate::ws::{Extensions, handshake};
@@ -73,8 +74,14 @@ async fn forward(shared: &Arc<Shared>, admitted: Admitted<Tokenless>) -> Result<
     };
     let caps = Caps { total: visit.rules.config.max_streams, route: route.max_streams };
     let guard = shared.registry.reserve(entry, caps)?;
+    // Asked with the place taken: a ban that is not seen here looks for streams after this, and finds this one.
+    let now = shared.clock.now();
+    not_revoked(&guard, now)?;
+    shared.metrics.admitted(admitted.grant().expiry.map(|expiry| expiry.saturating_since(now.wall)));
     let request = outgoing(&admitted)?;
-    let switched = match upstream::open(&route.upstream, request).await? {
+    let answer = upstream::open(&route.upstream, request).await?;
+    shared.metrics.connected(shared.clock.now().mono.saturating_since(now.mono));
+    let switched = match answer {
         Answer::Other(answer) if answer.status().is_success() => {
             return Err(Rejection::UpstreamInvalid(format!("the service answered {}, not 101", answer.status())));
         }
@@ -83,7 +90,8 @@ async fn forward(shared: &Arc<Shared>, admitted: Admitted<Tokenless>) -> Result<
     };
     let now = shared.clock.now();
     still_good(deadline, now)?;
-    if shared.draining() {
+    not_revoked(&guard, now)?;
+    if shared.draining() || guard.is_told(Signal::End) {
         return Err(Rejection::Draining);
     }
     let (Tokenless { upgrade, fallback, .. }, _) = admitted.into_parts();
@@ -160,6 +168,34 @@ fn still_good(deadline: Deadline, now: Now) -> Result<(), Rejection> {
     }
 }
 
+/// A token may have been revoked since it was verified.
+fn not_revoked(guard: &Guard, now: Now) -> Result<(), Rejection> {
+    match guard.revoked(now) {
+        None => Ok(()),
+        Some(kind) => Err(revoked(kind).into()),
+    }
+}
+
+impl Shared {
+    /// The grant, if its token is not revoked.
+    pub(super) fn unrevoked(&self, grant: Grant) -> Result<Grant, Denial> {
+        match self.registry.revoked(&grant.marks, self.clock.now()) {
+            None => Ok(grant),
+            Some(kind) => Err(revoked(kind)),
+        }
+    }
+}
+
+/// Why a token that is revoked is refused.
+fn revoked(kind: Kind) -> Denial {
+    let detail = match kind {
+        Kind::Jti => "the token's jti is revoked",
+        Kind::Sid => "the token's sid is revoked",
+        Kind::Sub => "the token's sub is revoked",
+    };
+    Denial::new(Public::TokenRevoked, "revoked", detail)
+}
+
 /// The `101`: what the service answered, but for what belongs to the service's own connection.
 fn switching(
     mut headers: HeaderMap,
@@ -207,13 +243,14 @@ type Running = Pin<Box<Relay<Socket, Socket>>>;
 /// Gives the stream its task. The task is one pointer, and what it points to holds boxes only: what is needed until the
 /// `101` is sent is freed before the relay runs, and the relay's state is there once.
 fn begin(shared: &Arc<Shared>, beginning: Beginning, permit: Option<Arc<OwnedSemaphorePermit>>, opened: Mono) {
-    let clock = shared.clock.clone();
+    let (clock, metrics) = (shared.clock.clone(), shared.metrics.clone());
     let running = Box::pin(running(beginning, clock.clone()));
     shared.tracker.spawn(Box::pin(async move {
         let Some(mut relay) = running.await else { return };
         relay.guard().line().open();
         let outcome = relay.as_mut().await;
         relay.guard().line().end(&outcome, clock.now().mono.saturating_since(opened));
+        metrics.closed(relay.guard().route(), &outcome);
         drop(permit);
     }));
 }

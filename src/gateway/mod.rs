@@ -39,6 +39,7 @@ pub use peer::Peer;
 
 use crate::clock::Clock;
 use crate::registry::Registry;
+use crate::telemetry::Metrics;
 use authenticate::Authenticate;
 use endpoint::{Endpoints, Page};
 use forward::Forward;
@@ -53,7 +54,7 @@ use ticket::Tickets;
 fn stack(shared: &Arc<Shared>) -> Pipeline {
     let state = shared.clone();
     let stages = ServiceBuilder::new()
-        .layer_fn(Observe) //                                       one line in the log per refusal
+        .layer_fn(Observe::with(shared.metrics.clone())) //         one line in the log per refusal; counts
         .layer_fn(Respond) //                                       Rejection -> problem JSON
         .layer(narrow(route::choose)) //                            Arrived   -> Routed: a sane target that a route takes
         .layer_fn(Endpoints::with(shared.clone())) //               what the gateway itself answers on a route: renewals, tickets
@@ -98,6 +99,7 @@ impl Gateway {
         clock: Clock,
         registry: Registry,
         tracker: TaskTracker,
+        metrics: Metrics,
     ) -> Self {
         let rules = ArcSwap::from_pointee(Rules { config, routes });
         let shared = Arc::new(Shared {
@@ -107,6 +109,7 @@ impl Gateway {
             registry,
             tickets: Tickets::default(),
             tracker,
+            metrics,
         });
         Self { pipeline: stack(&shared), shared, fallback: None }
     }
@@ -132,6 +135,11 @@ impl Gateway {
         self.shared.draining.store(true, Ordering::SeqCst);
     }
 
+    /// Whether it is leaving.
+    pub fn draining(&self) -> bool {
+        self.shared.draining()
+    }
+
     /// Answers one request. A body that comes with it is not read.
     pub async fn answer<B>(&self, request: Request<B>, peer: Arc<Peer>) -> Response<Body> {
         let visit = Arc::new(Visit {
@@ -139,6 +147,7 @@ impl Gateway {
             rules: self.shared.rules.load_full(),
             route: OnceLock::new(),
             page: OnceLock::new(),
+            own: OnceLock::new(),
         });
         let (head, _body) = request.into_parts();
         if let Some(fallback) = &self.fallback
@@ -170,6 +179,7 @@ pub struct Shared {
     registry: Registry,
     tickets: Tickets,
     tracker: TaskTracker,
+    metrics: Metrics,
 }
 
 impl Shared {
@@ -192,6 +202,8 @@ pub struct Visit {
     route: OnceLock<Arc<str>>,
     /// The page that may read the answer, whatever it is. Set by the `endpoint` stage, read by `respond`.
     page: OnceLock<Page>,
+    /// Set by the `endpoint` stage for what it answers itself, read by `observe`, which counts upgrades.
+    own: OnceLock<()>,
 }
 
 impl Visit {

@@ -15,10 +15,21 @@ use crate::gateway::endpoint::Answered;
 use crate::gateway::rejection::{Fault, Rejection};
 use crate::gateway::{Arrived, Body, Visit};
 use crate::names::field;
+use crate::telemetry::Metrics;
 
 /// See the module.
 #[derive(Clone)]
-pub struct Observe<S>(pub S);
+pub struct Observe<S> {
+    metrics: Metrics,
+    inner: S,
+}
+
+impl<S> Observe<S> {
+    /// The layer.
+    pub fn with(metrics: Metrics) -> impl Fn(S) -> Self + Clone {
+        move |inner| Self { metrics: metrics.clone(), inner }
+    }
+}
 
 impl<S> Service<Arrived> for Observe<S>
 where
@@ -35,20 +46,24 @@ where
 
     fn call(&mut self, arrived: Arrived) -> Self::Future {
         let visit = arrived.visit.clone();
-        let reply = self.0.call(arrived);
+        let (reply, metrics) = (self.inner.call(arrived), self.metrics.clone());
         Box::pin(async move {
             let mut response = reply.await?;
             match response.extensions_mut().remove::<Rejection>() {
                 Some(rejection) => {
+                    if visit.own.get().is_none() {
+                        metrics.upgrade(visit.route.get(), Some(rejection.told().reason));
+                    }
                     refused(&visit, response.status(), rejection.fault(), rejection.cause(), &rejection.detail());
                 }
                 // What the gateway itself answers is no refusal, and told by whoever answered.
                 None if response.extensions_mut().remove::<Answered>().is_some() => {}
                 None if response.status() != StatusCode::SWITCHING_PROTOCOLS => {
                     let detail = "the service refused the upgrade";
+                    metrics.upgrade(visit.route.get(), Some("upstream_answer"));
                     refused(&visit, response.status(), Fault::Request, "upstream_answer", detail);
                 }
-                None => {}
+                None => metrics.upgrade(visit.route.get(), None),
             }
             Ok(response)
         })

@@ -17,11 +17,19 @@ use crate::registry::Renewal;
 use crate::relay::in_band::{InBand, Renewer, Verdict};
 use crate::secret::{Opaque, Token};
 use crate::stream::RenewalError;
+use crate::telemetry::metrics::RENEWED;
 use crate::token::{Denial, Grant, Public, Purpose};
 use crate::ws::handshake::only;
 
 /// Answers a renewal that was posted. `200` is said only on the stream's own word that its deadline has moved.
 pub(super) async fn answer(shared: &Shared, routed: &Routed) -> Result<Response<Body>, Rejection> {
+    let answer = renewed(shared, routed).await;
+    let result = answer.as_ref().map_or_else(|rejection| rejection.told().reason, |_| RENEWED);
+    shared.metrics.renewal(&routed.route.name, result);
+    answer
+}
+
+async fn renewed(shared: &Shared, routed: &Routed) -> Result<Response<Body>, Rejection> {
     let Routed { visit, route, request, .. } = routed;
     let handle = only(request.headers(), &HeaderName::from_static(names::STREAM_HANDLE))
         .and_then(|value| Opaque::parse(value.as_bytes()))
@@ -52,7 +60,8 @@ pub(super) async fn answer(shared: &Shared, routed: &Routed) -> Result<Response<
 }
 
 async fn judge(shared: &Shared, route: &Route, token: &Token) -> Result<Grant, Denial> {
-    admission::verdict(token, &*route.judge, Purpose::Renewal, shared.clock.now()).await
+    let grant = admission::verdict(token, &*route.judge, Purpose::Renewal, shared.clock.now()).await?;
+    shared.unrevoked(grant)
 }
 
 /// How the streams of a route are renewed by messages, if they are.

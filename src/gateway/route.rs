@@ -263,8 +263,13 @@ mod tests {
         ];
         let peer = Peer { address: ([192, 0, 2, 1], 1).into(), tls: None, permit: None };
         let rules = Rules { config: Config::default(), routes };
-        let visit =
-            Visit { peer: Arc::new(peer), rules: Arc::new(rules), route: OnceLock::new(), page: OnceLock::new() };
+        let visit = Visit {
+            peer: Arc::new(peer),
+            rules: Arc::new(rules),
+            route: OnceLock::new(),
+            page: OnceLock::new(),
+            own: OnceLock::new(),
+        };
         let mut request = Request::builder().uri(target);
         for host in hosts {
             request = request.header(HOST, *host);

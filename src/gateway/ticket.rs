@@ -130,6 +130,7 @@ pub(super) async fn answer(shared: &Shared, routed: &Routed) -> Result<Response<
     }
     let now = shared.clock.now();
     let grant = admission::verdict(&token(routed)?, &*route.judge, Purpose::Ticket, now).await?;
+    let grant = shared.unrevoked(grant)?;
     let handle = route.renewal.out_of_band.then(|| chosen.unwrap_or_else(Opaque::random));
     let ticket = Opaque::random();
     let kept = Ticket {
@@ -165,6 +166,7 @@ mod tests {
             expiry: None,
             issuer: "i".into(),
             jti: None,
+            marks: crate::token::Marks::default(),
             fingerprint: crate::secret::fingerprint(b"x"),
             claims: Arc::default(),
         };

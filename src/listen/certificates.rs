@@ -37,7 +37,8 @@ pub fn load(files: &CertificateFiles, provider: &CryptoProvider) -> Result<Arc<C
     }
 }
 
-fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, ListenError> {
+/// The certificates in a PEM file; there is at least one.
+pub(crate) fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, ListenError> {
     let pem = read(path, "certificate")?;
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     let chain =

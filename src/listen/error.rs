@@ -88,7 +88,7 @@ pub enum ListenError {
 
 impl ListenError {
     /// Says what to do about the usual reasons.
-    pub(super) fn bind(name: &str, address: SocketAddr, error: &io::Error) -> Self {
+    pub(crate) fn bind(name: &str, address: SocketAddr, error: &io::Error) -> Self {
         let remedy = match error.kind() {
             io::ErrorKind::AddrInUse => {
                 format!(": another program listens on port {} already; stop it or choose another port", address.port())

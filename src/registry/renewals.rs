@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::clock::Mono;
-use crate::registry::{Guard, Place, Registry, Standing, lock};
+use crate::registry::{Guard, Place, Registry, lock};
 use crate::secret::OpaqueHash;
 use crate::stream::{RenewalError, Signal, Terms};
 use crate::token::{Grant, Principal};
@@ -104,11 +104,6 @@ impl Guard {
     /// Who the stream belongs to.
     pub fn principal(&self) -> Principal {
         self.place.principal
-    }
-
-    /// From now on the stream is there by this token.
-    pub fn stand(&self, standing: Standing) {
-        *lock(&self.place.standing) = standing;
     }
 }
 

@@ -63,6 +63,8 @@ pub struct Relay<D, U> {
     clock: Clock,
     /// The code of the Close that we sent to the client.
     told_client: Option<u16>,
+    /// When the kernel had it.
+    told_at: Option<Mono>,
 }
 
 impl<D, U> Relay<D, U> {
@@ -94,6 +96,7 @@ pub fn run<D: Wire, U: Wire>(
         guard,
         clock,
         told_client: None,
+        told_at: None,
     }
 }
 
@@ -117,6 +120,7 @@ impl<D: Wire, U: Wire> Relay<D, U> {
         if signals.is_empty() && self.is_quiet() {
             self.pump(cx, scratch);
             if self.is_quiet() {
+                self.meter();
                 return Poll::Pending;
             }
         }
@@ -146,9 +150,11 @@ impl<D: Wire, U: Wire> Relay<D, U> {
                 self.stream.on_time(now);
                 self.look_at_blocked(now);
             } else if self.stream == before {
+                self.meter();
                 return Poll::Pending;
             }
         }
+        self.meter();
         give_way(cx);
         Poll::Pending
     }
@@ -160,6 +166,11 @@ impl<D: Wire, U: Wire> Relay<D, U> {
             // Whoever asked may be gone.
             let _ = renewal.answer.send(renewed);
         }
+    }
+
+    /// Tells what has passed, once a poll.
+    fn meter(&self) {
+        self.guard.meter(self.downstream.traffic, self.upstream.traffic);
     }
 
     /// Both directions.
@@ -213,6 +224,9 @@ impl<D: Wire, U: Wire> Relay<D, U> {
                 Farewell::Echo(code) => close::echo(code, key),
             }
         });
+        if self.told_client.is_some() && self.told_at.is_none() && !self.downstream.has_unsent() {
+            self.told_at = Some(self.clock.now().mono);
+        }
     }
 
     /// Has the task woken at the next deadline; true if the one that it waited for has come.
@@ -259,6 +273,7 @@ impl<D: Wire, U: Wire> Relay<D, U> {
     fn leave(&mut self, cx: &mut Context<'_>) -> Outcome {
         self.downstream.let_go(cx);
         self.upstream.let_go(cx);
+        self.meter();
         let reason = self.stream.reason().unwrap_or(CloseReason::UpstreamLost);
         let code = match reason {
             CloseReason::ClientClosed => self.stream.closed_with(Side::Downstream).flatten(),
@@ -272,6 +287,7 @@ impl<D: Wire, U: Wire> Relay<D, U> {
             upstream_reset: self.stream.was_reset(Side::Upstream),
             upward: self.downstream.traffic,
             downward: self.upstream.traffic,
+            late: self.told_at.and_then(|at| self.stream.late(at)),
         }
     }
 }
@@ -288,9 +304,19 @@ fn renew(
     if grant.principal != guard.principal() {
         return Err(RenewalError::OtherPrincipal);
     }
-    let expires_in = stream.renew(terms, now)?;
-    guard.stand(Standing::new(grant, stream.renewals()));
-    Ok(expires_in)
+    let renewed = guard.stand(
+        || {
+            let expires_in = stream.renew(terms, now)?;
+            Ok((Standing::new(grant, stream.renewals()), expires_in))
+        },
+        RenewalError::Gone,
+    );
+    // A ban of the fresh token that came before it was seen to be there has not looked here.
+    if renewed.is_ok() && guard.revoked(now).is_some() {
+        stream.on_signal(Signal::Revoke, now);
+        return Err(RenewalError::Revoked);
+    }
+    renewed
 }
 
 /// Sends what is due to `leg`, whose frames come from `source`.

@@ -9,6 +9,7 @@ use crate::registry::Guard;
 use crate::relay::in_band::{InBand, Look, Mode, Reader};
 use crate::relay::notice;
 use crate::stream::{CloseReason, Flow, Passage, RenewalError, Side, Stream, Traffic};
+use crate::telemetry::metrics::RENEWED;
 use crate::wire::{HEADROOM, Scratch, Wire};
 use crate::ws::{Extensions, Head, Opcode, Ruling, Scanner, Sender, Step};
 
@@ -357,13 +358,18 @@ impl<W: Wire> Leg<W> {
         let answer = if may_try {
             match reader.poll_verdict(cx) {
                 Poll::Pending => return (0, Left::Blocked),
-                Poll::Ready(Err(denial)) => notice::denied(&denial),
+                Poll::Ready(Err(denial)) => {
+                    judged.guard.count_renewal(denial.public.as_str());
+                    notice::denied(&denial)
+                }
                 Poll::Ready(Ok((grant, terms))) => {
                     let renewed = super::renew(judged.stream, judged.guard, &grant, terms, judged.now);
+                    judged.guard.count_renewal(renewed.map_or_else(RenewalError::as_str, |_| RENEWED));
                     renewed.map_or_else(notice::kept, notice::renewed)
                 }
             }
         } else {
+            judged.guard.count_renewal(RenewalError::TooOften.as_str());
             notice::kept(RenewalError::TooOften)
         };
         let between = reader.finish();

@@ -14,7 +14,7 @@ pub struct CloseCodes {
     pub stream_limit: CloseText,
     /// Nothing was heard for too long.
     pub idle: CloseText,
-    /// The gateway is leaving, or the route went away.
+    /// The gateway is leaving, the route went away, or an operator has ended the stream.
     pub drain: CloseText,
     /// A frame or message is too large.
     pub too_big: CloseText,
@@ -51,7 +51,7 @@ impl CloseCodes {
             CloseReason::Revoked => &self.revoked,
             CloseReason::StreamLimit => &self.stream_limit,
             CloseReason::Idle => &self.idle,
-            CloseReason::Drain | CloseReason::RouteGone => &self.drain,
+            CloseReason::Drain | CloseReason::RouteGone | CloseReason::EndedByOperator => &self.drain,
             CloseReason::TooBig => &self.too_big,
             CloseReason::RateLimited => &self.rate_limited,
             CloseReason::ClientProtocol | CloseReason::UpstreamProtocol => &self.protocol,

@@ -47,6 +47,12 @@ impl Deadline {
         }
     }
 
+    /// How long ago the token expired, by the monotonic clock; `None` if it has not.
+    pub fn late(&self, now: Mono) -> Option<Duration> {
+        let (_, expiry) = self.expiry?;
+        (now >= expiry).then(|| now.saturating_since(expiry))
+    }
+
     /// When to look again at the latest: the earliest of the clocks' ideas of the deadline, in monotonic time.
     pub fn next(&self, now: Now) -> Option<Mono> {
         let expiry = self.expiry.map(|(wall, mono)| mono.min(mono_of(wall, now)));

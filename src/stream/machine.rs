@@ -158,6 +158,11 @@ impl Stream {
         self.deadline.passed(now)
     }
 
+    /// How long ago the token expired, if that is why the stream ends.
+    pub fn late(&self, now: Mono) -> Option<Duration> {
+        self.deadline.late(now).filter(|_| self.reason == Some(CloseReason::Expired))
+    }
+
     /// Why the stream ends; `None` while it does not.
     pub const fn reason(&self) -> Option<CloseReason> {
         self.reason
@@ -233,8 +238,9 @@ impl Stream {
             Signal::Recheck | Signal::Renew => {}
             Signal::Drain if self.reason.is_none() => self.end(CloseReason::Drain, now),
             Signal::RouteGone if self.reason.is_none() => self.end(CloseReason::RouteGone, now),
+            Signal::End if self.reason.is_none() => self.end(CloseReason::EndedByOperator, now),
             Signal::Revoke if !self.is_ending() => self.end(CloseReason::Revoked, now),
-            Signal::Drain | Signal::RouteGone | Signal::Revoke => {}
+            Signal::Drain | Signal::End | Signal::RouteGone | Signal::Revoke => {}
         }
     }
 

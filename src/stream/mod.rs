@@ -19,6 +19,8 @@ pub use renewal::{RenewalError, Terms};
 pub enum Signal {
     /// The token was revoked.
     Revoke,
+    /// An operator ends it.
+    End,
     /// The route is gone after a reload.
     RouteGone,
     /// The gateway is leaving.
@@ -31,7 +33,7 @@ pub enum Signal {
 
 impl Signal {
     /// All of them, in their order.
-    pub const ALL: [Self; 5] = [Self::Revoke, Self::RouteGone, Self::Drain, Self::Renew, Self::Recheck];
+    pub const ALL: [Self; 6] = [Self::Revoke, Self::End, Self::RouteGone, Self::Drain, Self::Renew, Self::Recheck];
 }
 
 /// One of the two sides of a stream. The one pair of words for them, everywhere.

@@ -1,6 +1,7 @@
 //! How a stream ended: who ended it, why, and what each side was told.
 
 use std::fmt;
+use std::time::Duration;
 
 /// Who ended a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -35,6 +36,8 @@ pub enum CloseReason {
     Drain,
     /// The route is gone after a reload.
     RouteGone,
+    /// An operator has ended it.
+    EndedByOperator,
     /// The token has expired.
     Expired,
     /// A frame of the client breaks RFC 6455.
@@ -65,6 +68,7 @@ impl CloseReason {
             Self::ClientLost => "client_lost",
             Self::Drain => "drain",
             Self::RouteGone => "route_gone",
+            Self::EndedByOperator => "ended_by_operator",
             Self::Expired => "token_expired",
             Self::ClientProtocol => "client_protocol_error",
             Self::UpstreamProtocol => "upstream_protocol_error",
@@ -85,6 +89,7 @@ impl CloseReason {
             Self::UpstreamClosed | Self::UpstreamLost | Self::UpstreamProtocol => By::Upstream,
             Self::Drain
             | Self::RouteGone
+            | Self::EndedByOperator
             | Self::Expired
             | Self::TooBig
             | Self::RateLimited
@@ -126,6 +131,9 @@ pub struct Outcome {
     pub upward: Traffic,
     /// Frames and bytes that went on from the service to the client.
     pub downward: Traffic,
+    /// How long after the token's expiry the client's Close was handed to the kernel, by the monotonic clock; `None` if
+    /// that was not what ended the stream, or if a step of the wall clock made it so.
+    pub late: Option<Duration>,
 }
 
 /// What went on in one direction.
@@ -135,4 +143,12 @@ pub struct Traffic {
     pub frames: u64,
     /// Bytes, heads included.
     pub bytes: u64,
+}
+
+impl Traffic {
+    /// Adds what went on elsewhere.
+    pub fn add(&mut self, other: Self) {
+        self.frames = self.frames.saturating_add(other.frames);
+        self.bytes = self.bytes.saturating_add(other.bytes);
+    }
 }

@@ -25,6 +25,9 @@ pub enum RenewalError {
     /// The token speaks for somebody else.
     #[error("the token has another principal than the stream")]
     OtherPrincipal,
+    /// The token was revoked while it was applied.
+    #[error("the token is revoked")]
+    Revoked,
     /// The token expires before the present one.
     #[error("the token expires before the present one (allow_shorter is off)")]
     Shorter,
@@ -42,6 +45,7 @@ impl RenewalError {
         match self {
             Self::Gone => "stream_gone",
             Self::OtherPrincipal => "forbidden",
+            Self::Revoked => "token_revoked",
             Self::Shorter => "expiry_shorter",
             Self::TooOften => "rate_limited",
             Self::UsedUp => "renewals_used_up",

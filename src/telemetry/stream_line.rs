@@ -111,6 +111,7 @@ mod tests {
             upstream_reset: true,
             upward: Traffic { frames: 1, bytes: 10 },
             downward: Traffic { frames: 2, bytes: 20 },
+            late: None,
         };
         tracing::subscriber::with_default(lines, || {
             let line = StreamLine {

@@ -259,7 +259,12 @@ impl Gateway {
     async fn wait_for_address(&mut self) -> SocketAddr {
         let start = instant();
         loop {
-            let found = self.log_lines().iter().find_map(|line| field(line, "address")?.as_str()?.parse().ok());
+            let public = |line: &&Value| {
+                let own = |name| field(line, "listener") == Some(&Value::from(name));
+                field(line, "listener").is_some() && !own("probes") && !own("admin")
+            };
+            let lines = self.log_lines();
+            let found = lines.iter().filter(public).find_map(|line| field(line, "address")?.as_str()?.parse().ok());
             if let Some(address) = found {
                 return address;
             }

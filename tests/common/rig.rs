@@ -190,7 +190,13 @@ pub fn place(clock: &Clock) -> (Registry, Guard) {
         principal: Principal::new(&[]),
         handle: Opaque::parse(HANDLE).map(|handle| handle.hash()),
         since: portcullis::clock::Wall::default(),
-        standing: Standing { jti: None, token: portcullis::secret::fingerprint(b""), expiry: None, renewals: 0 },
+        standing: Standing {
+            jti: None,
+            marks: portcullis::token::Marks::default(),
+            token: portcullis::secret::fingerprint(b""),
+            expiry: None,
+            renewals: 0,
+        },
     };
     let guard = registry.reserve(entry, Caps::default()).unwrap();
     (registry, guard)

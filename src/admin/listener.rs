@@ -1,0 +1,216 @@
+//! The sockets of probes and admin: bind, accept within bounds, speak HTTP.
+//!
+//! Every wait is bounded: the TLS handshake, each request head, the life of a connection. Whoever holds all places keeps
+//! others waiting for a minute at most.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ServerConfig;
+use rustls::server::WebPkiClientVerifier;
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{Address, AdminError, TlsFiles};
+use crate::listen::{ListenError, certificates};
+
+/// A socket that listens; connections wait in the kernel until [`Bound::run`].
+pub(super) struct Bound {
+    name: &'static str,
+    socket: Listening,
+    tls: Option<TlsAcceptor>,
+}
+
+enum Listening {
+    Tcp(TcpListener),
+    Unix(UnixListener, Remove),
+}
+
+/// A path that goes when its socket does.
+struct Remove(PathBuf);
+
+impl Drop for Remove {
+    fn drop(&mut self) {
+        // Somebody else may have taken it away.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Answers a request.
+pub(super) trait Answers: Clone + Send + Sync + 'static {
+    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Response<Full<Bytes>>> + Send;
+}
+
+impl Bound {
+    pub(super) fn new(name: &'static str, address: &Address, tls: Option<&TlsFiles>) -> Result<Self, AdminError> {
+        let socket = match address {
+            Address::Tcp(address) => Listening::Tcp(tcp(name, *address)?),
+            Address::Unix(path) => unix(path).map_err(|error| AdminError::socket(path, &error))?,
+        };
+        Ok(Self { name, socket, tls: tls.map(acceptor).transpose()? })
+    }
+
+    /// Where it listens; `None` for a Unix socket.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        match &self.socket {
+            Listening::Tcp(listener) => listener.local_addr().ok(),
+            Listening::Unix(..) => None,
+        }
+    }
+
+    /// Serves until `stop`.
+    pub(super) async fn run(self, answers: impl Answers, stop: CancellationToken) {
+        let shown = match (&self.socket, self.address()) {
+            (Listening::Unix(_, Remove(path)), _) => format!("unix:{}", path.display()),
+            (_, address) => address.map_or_else(String::new, |address| address.to_string()),
+        };
+        tracing::info!(listener = self.name, address = shown, tls = self.tls.is_some(), "listening");
+        let places = Arc::new(Semaphore::new(PLACES));
+        loop {
+            let Ok(place) = places.clone().acquire_owned().await else { return };
+            let accepted = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                accepted = self.accept() => accepted,
+            };
+            let Ok(connection) = accepted else {
+                // Out of descriptors or memory: some may come back.
+                tokio::time::sleep(BACK_OFF).await;
+                continue;
+            };
+            let (answers, stop, tls) = (answers.clone(), stop.clone(), self.tls.clone());
+            tokio::spawn(async move {
+                match (tls, connection) {
+                    (Some(tls), connection) => {
+                        if let Ok(Ok(secured)) = tokio::time::timeout(HANDSHAKE, tls.accept(connection)).await {
+                            http(secured, answers, stop).await;
+                        }
+                    }
+                    (None, connection) => http(connection, answers, stop).await,
+                }
+                drop(place);
+            });
+        }
+    }
+
+    async fn accept(&self) -> io::Result<Box<dyn Io>> {
+        Ok(match &self.socket {
+            Listening::Tcp(listener) => Box::new(listener.accept().await?.0),
+            Listening::Unix(listener, _) => Box::new(listener.accept().await?.0),
+        })
+    }
+}
+
+/// What HTTP is spoken over.
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+async fn http(io: impl Io + 'static, answers: impl Answers, stop: CancellationToken) {
+    let service = service_fn(move |request| {
+        let answers = answers.clone();
+        async move { Ok::<_, Infallible>(answers.answer(request).await) }
+    });
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(LARGEST_HEAD);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
+    tokio::select! {
+        // Whoever breaks off a connection has no answer to hear.
+        _ = connection.as_mut() => return,
+        () = stop.cancelled() => {}
+        () = tokio::time::sleep(LONGEST) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = tokio::time::timeout(LAST_REPLY, connection).await;
+}
+
+fn tcp(name: &'static str, address: SocketAddr) -> Result<TcpListener, ListenError> {
+    let bind = || {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        TcpListener::from_std(socket.into())
+    };
+    bind().map_err(|error: io::Error| ListenError::bind(name, address, &error))
+}
+
+/// A socket for the gateway's user alone. It cannot be connected to before its mode is set: it does not listen yet.
+fn unix(path: &Path) -> io::Result<Listening> {
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => {
+            // One that nobody listens on was left behind.
+            match std::os::unix::net::UnixStream::connect(path) {
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
+                _ => return Err(io::ErrorKind::AddrInUse.into()),
+            }
+        }
+        Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    let remove = Remove(path.to_owned());
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(Listening::Unix(UnixListener::from_std(socket.into())?, remove))
+}
+
+/// The listener's end of TLS, and whom it takes for a client.
+pub(super) fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, AdminError> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let certified = certificates::load(&files.certificate, &provider)?;
+    let failed = |error: rustls::Error| ListenError::Tls(error.to_string());
+    let builder = ServerConfig::builder_with_provider(provider.clone());
+    let builder = builder.with_safe_default_protocol_versions().map_err(failed)?;
+    let builder = match &files.client_ca {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let wrong = |detail: String| AdminError::ClientCa { path: path.clone(), detail };
+            let mut roots = rustls::RootCertStore::empty();
+            for root in certificates::chain(path)? {
+                roots.add(root).map_err(|error| wrong(error.to_string()))?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider);
+            builder.with_client_cert_verifier(verifier.build().map_err(|error| wrong(error.to_string()))?)
+        }
+    };
+    let resolver = rustls::sign::SingleCertAndKey::from(certified);
+    let mut config = builder.with_cert_resolver(Arc::new(resolver));
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// Connections at a time.
+const PLACES: usize = 128;
+const BACKLOG: i32 = 128;
+const BACK_OFF: Duration = Duration::from_millis(50);
+/// For the TLS handshake.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// For a request head, and between requests.
+const HEAD: Duration = Duration::from_secs(5);
+const LARGEST_HEAD: usize = 16 * 1024;
+/// For all requests of a connection.
+const LONGEST: Duration = Duration::from_secs(50);
+/// For the reply that is under way then.
+const LAST_REPLY: Duration = Duration::from_secs(10);

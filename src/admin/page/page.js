@@ -1,0 +1,121 @@
+"use strict";
+
+const element = (id) => document.getElementById(id);
+const state = element("state");
+// In memory only: gone with the page.
+let secret = "";
+let streams = [];
+let asked = performance.now();
+
+async function ask(method, path, body) {
+  const headers = secret ? { Authorization: `Bearer ${secret}` } : {};
+  if (method !== "GET") headers["Content-Type"] = "application/json";
+  const response = await fetch(path, { method, headers, body: body && JSON.stringify(body), cache: "no-store" });
+  const answer = await response.json();
+  element("key").hidden = response.status !== 401;
+  if (!response.ok) throw new Error(answer.detail ?? response.statusText);
+  return answer;
+}
+
+function say(text, bad = false) {
+  state.textContent = text;
+  state.className = bad ? "bad" : "";
+}
+
+function span(seconds) {
+  if (seconds === null) return "never";
+  const whole = Math.max(0, Math.floor(seconds));
+  const [h, m, s] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
+  if (h) return `${h} h ${m} min`;
+  return m ? `${m} min ${s} s` : `${s} s`;
+}
+
+function size(bytes) {
+  const unit = ["B", "KiB", "MiB", "GiB", "TiB"];
+  let at = 0;
+  for (; bytes >= 1024 && at < unit.length - 1; at++) bytes /= 1024;
+  return `${at ? bytes.toFixed(1) : bytes} ${unit[at]}`;
+}
+
+function button(text, question, what) {
+  const button = document.createElement("button");
+  button.textContent = text;
+  button.addEventListener("click", async () => {
+    if (!confirm(question)) return;
+    try {
+      await what();
+      await refresh();
+    } catch (error) {
+      say(error.message, true);
+    }
+  });
+  return button;
+}
+
+function row(cells, buttons) {
+  const row = document.createElement("tr");
+  for (const text of cells) row.insertCell().textContent = text;
+  row.insertCell().append(...buttons);
+  return row;
+}
+
+function buttonsOf(stream) {
+  const end = button("End", `End stream ${stream.id}? Its client may come back.`, () =>
+    ask("DELETE", `streams/${stream.id}`));
+  if (stream.jti === null) return [end];
+  const revoke = button("Revoke", `Revoke the token of stream ${stream.id}, and end whatever it opened?`, () =>
+    ask("POST", "revocations", { stream: stream.id }));
+  return [end, revoke];
+}
+
+function show() {
+  // A click must not miss: rows stay where they are while a button has the focus of a finger or a key.
+  const rows = new Map([...element("streams").rows].map((row) => [row.dataset.id, row]));
+  const passed = (performance.now() - asked) / 1000;
+  const shown = streams.map((stream) => {
+    const left = stream.expires_in === null ? null : stream.expires_in - passed;
+    const cells = [stream.id, stream.route, stream.address, stream.principal, span(Date.now() / 1000 - stream.since),
+      span(left), stream.renewals, `${stream.frames_up} (${size(stream.bytes_up)})`,
+      `${stream.frames_down} (${size(stream.bytes_down)})`];
+    const known = rows.get(String(stream.id)) ?? row(cells, buttonsOf(stream));
+    known.dataset.id = stream.id;
+    cells.forEach((text, at) => { known.cells[at].textContent = text; });
+    known.cells[5].className = left !== null && left < 10 ? "soon" : "";
+    return known;
+  });
+  element("streams").replaceChildren(...shown);
+}
+
+async function refresh() {
+  const page = await ask("GET", "streams?limit=200");
+  const bans = await ask("GET", "revocations?limit=200");
+  asked = performance.now();
+  streams = page.streams;
+  show();
+  element("more").hidden = page.next === null;
+  element("revocations").replaceChildren(...bans.revocations.map((ban) => {
+    const kind = ["jti", "sid", "sub"].find((kind) => kind in ban);
+    const time = (seconds) => (seconds === null ? "" : new Date(seconds * 1000).toISOString().replace(".000", ""));
+    const lift = button("Lift", "Lift this revocation?", () => ask("DELETE", `revocations/${ban.id}`));
+    return row([ban.iss, `${kind} ${ban[kind]}`, time(ban.issued_before), time(ban.until) || "no end"], [lift]);
+  }));
+  say(`${page.total} live, ${bans.total} of at most ${bans.capacity} revocations${bans.kept ? "" : ", kept in memory only"}`);
+}
+
+async function go() {
+  try {
+    await refresh();
+  } catch (error) {
+    say(error.message, true);
+  }
+  setTimeout(go, 2000);
+}
+
+element("key").addEventListener("submit", (event) => {
+  event.preventDefault();
+  secret = element("secret").value;
+  element("secret").value = "";
+  refresh().catch((error) => say(error.message, true));
+});
+setInterval(show, 1000);
+go();

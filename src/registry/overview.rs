@@ -1,0 +1,197 @@
+//! All live streams at once: to list them, to sum them up, to end those that a ban names.
+//!
+//! Nothing here holds the registry's lock for longer than it takes to copy numbers, or to find a few hundred of its places:
+//! clients come and go meanwhile. A stream that comes after the numbers were copied is not seen.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::clock::{Now, Wall};
+use crate::registry::{Guard, Place, Registry, Signals, Standing, lock};
+use crate::revocation::Ban;
+use crate::secret::Fingerprint;
+use crate::stream::{Signal, Traffic};
+use crate::token::Marks;
+use crate::token::marks::Kind;
+
+/// A live stream, for its operator.
+#[derive(Clone, Debug)]
+pub struct Glimpse {
+    /// Its number, unique in the process.
+    pub id: u64,
+    /// The route's name.
+    pub route: Arc<str>,
+    /// The client's address.
+    pub peer: SocketAddr,
+    /// Short hash of who it belongs to.
+    pub principal: Fingerprint,
+    /// When it was let in.
+    pub since: Wall,
+    /// `jti` of its present token.
+    pub jti: Option<Box<str>>,
+    /// When that expires, leeway included.
+    pub expiry: Option<Wall>,
+    /// How many tokens it has had before.
+    pub renewals: u32,
+    /// From the client to the service so far.
+    pub upward: Traffic,
+    /// From the service to the client so far.
+    pub downward: Traffic,
+}
+
+/// Sums over all streams.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// Live streams of each route that has any.
+    pub routes: Vec<(Arc<str>, usize)>,
+    /// From clients to services, streams that have ended included.
+    pub upward: Traffic,
+    /// From services to clients, likewise.
+    pub downward: Traffic,
+}
+
+/// What has passed on a stream, as its task last told: written by that task alone.
+#[derive(Debug, Default)]
+pub(super) struct Meter([AtomicU64; 4]);
+
+impl Meter {
+    fn set(&self, upward: Traffic, downward: Traffic) {
+        let Self(cells) = self;
+        for (cell, value) in cells.iter().zip([upward.frames, upward.bytes, downward.frames, downward.bytes]) {
+            cell.store(value, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn read(&self) -> (Traffic, Traffic) {
+        let [frames_up, bytes_up, frames_down, bytes_down] = self.0.each_ref().map(|cell| cell.load(Ordering::Relaxed));
+        (Traffic { frames: frames_up, bytes: bytes_up }, Traffic { frames: frames_down, bytes: bytes_down })
+    }
+}
+
+impl Registry {
+    /// The live streams with the lowest numbers above `after`, at most `most`, in their order.
+    pub fn glimpses(&self, after: u64, most: usize) -> Vec<Glimpse> {
+        let mut ids = self.ids();
+        ids.retain(|id| *id > after);
+        if ids.len() > most {
+            ids.select_nth_unstable(most);
+            ids.truncate(most);
+        }
+        ids.sort_unstable();
+        let mut glimpses = Vec::with_capacity(ids.len());
+        self.walk(&ids, |id, place| glimpses.push(glimpse(id, place)));
+        glimpses
+    }
+
+    /// Sums. A stream that ends meanwhile may be missed in them, and is there the next time.
+    pub fn tally(&self) -> Tally {
+        let mut tally = {
+            let live = self.lock();
+            let routes = live.by_route.iter().map(|(route, count)| (route.clone(), *count)).collect();
+            let (upward, downward) = live.ended;
+            Tally { routes, upward, downward }
+        };
+        self.walk(&self.ids(), |_, place| {
+            let (upward, downward) = place.meter.read();
+            tally.upward.add(upward);
+            tally.downward.add(downward);
+        });
+        tally
+    }
+
+    /// Tells the streams whose present token the ban names to end; how many. To be called when the ban is in force already:
+    /// then no stream slips through, because whoever comes later asks for bans after it has taken its place.
+    pub fn revoke(&self, ban: &Ban) -> usize {
+        let (target, mut told) = (ban.target(), 0);
+        self.walk(&self.ids(), |_, place| {
+            // Under this lock a renewal changes the token: either it sees the signal, or its new token is judged here.
+            let standing = lock(&place.standing);
+            if target.names(&standing.marks) {
+                self.put(place, Signal::Revoke);
+                told += 1;
+            }
+        });
+        told
+    }
+
+    /// `jti` and marks of a live stream's present token.
+    pub fn token_of(&self, id: u64) -> Option<(Option<Box<str>>, Marks)> {
+        let place = self.lock().places.get(&id).cloned()?;
+        let standing = lock(&place.standing);
+        Some((standing.jti.clone(), standing.marks))
+    }
+
+    /// By which claim a token with these marks is revoked, if it is.
+    pub fn revoked(&self, marks: &Marks, now: Now) -> Option<Kind> {
+        self.0.revocations.find(marks, now.wall)
+    }
+
+    /// Looks at the places of these streams that are still there.
+    fn walk(&self, ids: &[u64], mut each: impl FnMut(u64, &Arc<Place>)) {
+        for some in ids.chunks(AT_ONCE) {
+            let places: Vec<_> = {
+                let live = self.lock();
+                some.iter().filter_map(|id| Some((*id, live.places.get(id)?.clone()))).collect()
+            };
+            for (id, place) in &places {
+                each(*id, place);
+            }
+        }
+    }
+}
+
+impl Guard {
+    /// By which claim the stream's present token is revoked, if it is.
+    pub fn revoked(&self, now: Now) -> Option<Kind> {
+        let marks = lock(&self.place.standing).marks;
+        self.registry.revocations.find(&marks, now.wall)
+    }
+
+    /// Whether this signal waits for the stream.
+    pub fn is_told(&self, signal: Signal) -> bool {
+        Signals(self.place.mailbox.signals.load(Ordering::Acquire)).contains(signal)
+    }
+
+    /// Has the stream stand by a new token, if `change` succeeds and no ban of the present one has come first; the lock
+    /// under which both are seen is the one under which bans look for streams.
+    pub fn stand<T, E>(&self, change: impl FnOnce() -> Result<(Standing, T), E>, revoked: E) -> Result<T, E> {
+        let mut standing = lock(&self.place.standing);
+        if self.is_told(Signal::Revoke) {
+            return Err(revoked);
+        }
+        let (new, changed) = change()?;
+        *standing = new;
+        Ok(changed)
+    }
+
+    /// Tells what has passed so far.
+    pub fn meter(&self, upward: Traffic, downward: Traffic) {
+        self.place.meter.set(upward, downward);
+    }
+
+    /// Counts the answer to a renewal: `renewed`, or why not.
+    pub fn count_renewal(&self, result: &'static str) {
+        self.registry.metrics.renewal(&self.place.route, result);
+    }
+}
+
+fn glimpse(id: u64, place: &Place) -> Glimpse {
+    let Standing { jti, expiry, renewals, .. } = lock(&place.standing).clone();
+    let (upward, downward) = place.meter.read();
+    Glimpse {
+        id,
+        route: place.route.clone(),
+        peer: place.peer,
+        principal: place.principal.fingerprint(),
+        since: place.since,
+        jti,
+        expiry,
+        renewals,
+        upward,
+        downward,
+    }
+}
+
+/// Places that are found under one hold of the lock.
+const AT_ONCE: usize = 256;
