@@ -5,7 +5,7 @@
 
 REAL = target/real
 
-.PHONY: test test-buffered quick check doc autobahn bench expiry micro instructions real clean-real
+.PHONY: test test-buffered quick check doc autobahn bench expiry renewals micro instructions real clean-real
 
 test: real
 	cd clients/js && npm test
@@ -46,6 +46,12 @@ expiry:
 	cargo build --locked --release --bin portcullis
 	cargo build --locked --release --features bench --example load
 	benches/expiry.py --rounds $(EXPIRY_ROUNDS)
+
+# Five thousand streams, each renewed every five seconds for a minute; two minutes in all.
+renewals:
+	cargo build --locked --release --bin portcullis
+	cargo build --locked --release --features bench --example load
+	benches/renewals.py
 
 # Single parts of the data path, by time and by instructions.
 micro:

@@ -55,14 +55,32 @@ impl Endpoint {
     }
 
     async fn connect(&self, path: &str, capacity: usize) -> anyhow::Result<Peer<Link>> {
+        let at = self.next.get();
+        self.next.set(at.wrapping_add(1));
+        let token = at.checked_rem(self.tokens.len()).and_then(|at| self.tokens.get(at));
+        Ok(self.upgrade(path, token.map(String::as_str), capacity).await?.0)
+    }
+
+    /// A stream that has been upgraded with this token, and the head of the answer.
+    pub async fn open_with(&self, path: &str, token: &str, capacity: usize) -> anyhow::Result<(Peer<Link>, String)> {
+        let upgraded = self.upgrade(path, Some(token), capacity);
+        tokio::time::timeout(PATIENCE, upgraded).await.context("no upgrade in time")?
+    }
+
+    /// A connection that has not been upgraded.
+    pub async fn reach(&self, capacity: usize) -> anyhow::Result<Peer<Link>> {
         let tcp = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await.context("connect")?;
         tcp.set_nodelay(true)?;
         let link = match &self.tls {
             None => Link::Tcp(tcp),
             Some(tls) => Link::Tls(Box::new(tls.connect(self.name.clone(), tcp).await.context("TLS")?)),
         };
-        let mut peer = Peer::new(link, capacity.max(4096));
-        peer.send(self.request(path).as_bytes()).await.context("upgrade")?;
+        Ok(Peer::new(link, capacity.max(4096)))
+    }
+
+    async fn upgrade(&self, path: &str, token: Option<&str>, capacity: usize) -> anyhow::Result<(Peer<Link>, String)> {
+        let mut peer = self.reach(capacity).await?;
+        peer.send(self.request(path, token).as_bytes()).await.context("upgrade")?;
         let answer = peer.receive_http().await.context("upgrade")?;
         let status = answer.lines().next().unwrap_or_default();
         ensure!(status.starts_with("HTTP/1.1 101 "), "the upgrade was answered with {status:?}");
@@ -72,17 +90,12 @@ impl Endpoint {
             })
         });
         ensure!(accept, "the upgrade was answered with another Sec-WebSocket-Accept");
-        Ok(peer)
+        Ok((peer, answer))
     }
 
-    fn request(&self, path: &str) -> String {
-        let at = self.next.get();
-        self.next.set(at.wrapping_add(1));
+    fn request(&self, path: &str, token: Option<&str>) -> String {
         let joint = if path.contains('?') { '&' } else { '?' };
-        let token = match at.checked_rem(self.tokens.len()).and_then(|at| self.tokens.get(at)) {
-            Some(token) => format!("{joint}access_token={token}"),
-            None => String::new(),
-        };
+        let token = token.map(|token| format!("{joint}access_token={token}")).unwrap_or_default();
         format!(
             "GET {path}{token} HTTP/1.1\r\nHost: localhost:{}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n",
@@ -117,9 +130,26 @@ fn tls(ca: &[u8], resume: bool) -> anyhow::Result<TlsConnector> {
     Ok(TlsConnector::from(Arc::new(config)))
 }
 
-/// Tokens for one run, which expire at `expiry` (or after an hour): from a shared secret (a newline at its end is not part of it) or a
-/// private key in PEM.
-pub fn tokens(algorithm: &str, mut key: Vec<u8>, expiry: Option<Wall>) -> anyhow::Result<Vec<String>> {
+/// Tokens for one run, which expire at `expiry` (or after an hour).
+pub fn tokens(algorithm: &str, key: Vec<u8>, expiry: Option<Wall>) -> anyhow::Result<Vec<String>> {
+    let mut claims = serde_json::Map::new();
+    if let Some(expiry) = expiry {
+        claims.insert("exp".into(), expiry.as_secs().into());
+    }
+    let mint = mint(algorithm, key, claims)?;
+    let now = Clock::system().now();
+    (0..TOKENS)
+        .map(|at| Ok(mint.sign_subject(&format!("user-{at}"), now)?.token.expose().to_owned()))
+        .collect::<anyhow::Result<_>>()
+}
+
+/// What signs tokens with these claims: from a shared secret (a newline at its end is not part of it) or a private key in
+/// PEM.
+pub fn mint(
+    algorithm: &str,
+    mut key: Vec<u8>,
+    mut claims: serde_json::Map<String, serde_json::Value>,
+) -> anyhow::Result<Mint> {
     let algorithm = Algorithm::from_name(algorithm).with_context(|| format!("{algorithm} is no algorithm"))?;
     let key = if key.starts_with(b"-----BEGIN") {
         MintKey::from_pem(algorithm, None, &key)?
@@ -127,17 +157,9 @@ pub fn tokens(algorithm: &str, mut key: Vec<u8>, expiry: Option<Wall>) -> anyhow
         key.truncate(key.trim_ascii_end().len());
         MintKey::from_secret(algorithm, None, &Secret::new(mem::take(&mut key)))?
     };
-    let mut claims = serde_json::Map::new();
     claims.insert("iss".into(), ISSUER.into());
     claims.insert("aud".into(), "ws".into());
-    if let Some(expiry) = expiry {
-        claims.insert("exp".into(), expiry.as_secs().into());
-    }
-    let mint = Mint::new(key, claims, Duration::from_secs(3600));
-    let now = Clock::system().now();
-    (0..TOKENS)
-        .map(|at| Ok(mint.sign_subject(&format!("user-{at}"), now)?.token.expose().to_owned()))
-        .collect::<anyhow::Result<_>>()
+    Ok(Mint::new(key, claims, Duration::from_secs(3600)))
 }
 
 /// The `iss` of every token.

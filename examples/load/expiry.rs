@@ -176,7 +176,7 @@ fn micros(time: Duration) -> u64 {
 }
 
 #[allow(clippy::cast_precision_loss)] // seconds
-fn quantiles(times: &Histogram) -> Value {
+pub fn quantiles(times: &Histogram) -> Value {
     let at = |share| rounded(times.quantile(share) as f64 / 1e3);
     json!({"count": times.count(), "p50": at(0.5), "p99": at(0.99), "last": at(1.0)})
 }

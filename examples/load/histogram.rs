@@ -12,6 +12,12 @@ const HALF: u64 = EXACT / 2;
 /// The largest value with a bucket of its own; what is above it counts as it.
 const LARGEST: u64 = (1 << 40) - 1;
 
+impl Default for Histogram {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Histogram {
     pub fn new() -> Self {
         Self { buckets: vec![0; bucket(LARGEST) + 1], total: 0 }

@@ -13,6 +13,7 @@ mod frame;
 mod histogram;
 mod idle;
 mod peer;
+mod renew;
 mod run;
 mod usage;
 mod verbs;
@@ -24,6 +25,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use portcullis::clock::Wall;
+use portcullis::issuer::mint::Mint;
 use tokio::task::LocalSet;
 
 /// Load on a WebSocket proxy of this machine; one line of JSON tells what happened and what it cost.
@@ -123,6 +125,22 @@ enum Verb {
         #[arg(long, default_value = "token expired")]
         reason: String,
     },
+    /// Streams whose tokens are renewed out of band, each at its own pace; then they expire, so many a second.
+    Renew {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        bounds: Bounds,
+        /// Streams.
+        #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=60_000))]
+        streams: u32,
+        /// Seconds from one renewal of a stream to the next.
+        #[arg(long, default_value_t = 5.0, value_parser = seconds)]
+        every: f64,
+        /// Streams that expire in each second at the end.
+        #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=60_000))]
+        ends: u32,
+    },
     /// A plain WebSocket service that costs little: echoes; a request for /flood?size=N is sent messages instead.
     Backend {
         /// Port on 127.0.0.1.
@@ -203,6 +221,10 @@ async fn run(verb: Verb) -> anyhow::Result<(serde_json::Value, u64)> {
             let expiry = expiry::Expiry { at, streams, code, reason };
             expiry::expiry(target.endpoint(Some(at))?, &bounds.plan(), expiry).await
         }
+        Verb::Renew { target, bounds, streams, every, ends } => {
+            let renewals = renew::Renewals { streams, every: Duration::from_secs_f64(every), ends };
+            renew::renew(target.endpoint(None)?, target.mint()?, &bounds.plan(), renewals).await
+        }
         Verb::Backend { port, seconds } => {
             backend::serve(port, Duration::from_secs(seconds)).await?;
             Ok((serde_json::Value::Null, 0))
@@ -220,6 +242,14 @@ impl Target {
             None => Vec::new(),
         };
         endpoint::Endpoint::new(self.port, ca.as_deref(), self.resume, tokens)
+    }
+}
+
+impl Target {
+    fn mint(&self) -> anyhow::Result<Mint> {
+        let key = self.key.as_ref().context("name the key that tokens are signed with: --key")?;
+        let key = std::fs::read(key).with_context(|| format!("cannot read {}", key.display()))?;
+        endpoint::mint(&self.algorithm, key, serde_json::Map::new())
     }
 }
 

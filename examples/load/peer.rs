@@ -111,6 +111,25 @@ impl<S: AsyncRead + Unpin> Peer<S> {
         }
     }
 
+    /// Reads an answer: its status, its head and its body, whose length the head must tell.
+    pub async fn receive_answer(&mut self) -> anyhow::Result<(u16, String, Vec<u8>)> {
+        let head = self.receive_http().await?;
+        let status =
+            head.split(' ').nth(1).and_then(|status| status.parse().ok()).context("an answer without a status")?;
+        let length = header(&head, "content-length").unwrap_or("0").parse::<usize>().context("content-length")?;
+        ensure!(length <= 64 * 1024, "an answer of {length} bytes");
+        let mut body = Vec::new();
+        while body.len() < length {
+            if self.unread().is_empty() {
+                self.fill().await?;
+            }
+            let now = self.unread().len().min(length - body.len());
+            body.extend_from_slice(self.unread().get(..now).unwrap_or_default());
+            self.from += now;
+        }
+        Ok((status, head, body))
+    }
+
     async fn head(&mut self) -> anyhow::Result<(u8, u64)> {
         loop {
             if let Some((first, payload, length)) = frame::parse(self.unread()) {
@@ -132,6 +151,14 @@ impl<S: AsyncRead + Unpin> Peer<S> {
         }
         Ok(())
     }
+}
+
+/// The value of a header in a head.
+pub fn header<'h>(head: &'h str, name: &str) -> Option<&'h str> {
+    head.lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(own, _)| own.eq_ignore_ascii_case(name))
+        .map(|(_, value)| value.trim())
 }
 
 #[cfg(test)]
