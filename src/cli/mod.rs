@@ -3,6 +3,7 @@
 //! Owns the arguments, the messages on standard error and the exit codes: 0; 1 for what went wrong at work; 64 for a
 //! config or a command line that is wrong. What a verb does is the part of the module that it calls.
 
+mod admin;
 mod backend;
 mod cert;
 mod check;
@@ -40,6 +41,14 @@ enum Verb {
     Reload(run::ReloadArguments),
     /// Check the config: every mistake in one run, with its place and its remedy
     Check(ConfigFile),
+    /// List the live streams of the running gateway
+    Streams(admin::StreamsArguments),
+    /// End one live stream
+    End(admin::EndArguments),
+    /// Ban a token, a subject or a session; live streams that match end
+    Revoke(admin::RevokeArguments),
+    /// List the revocations in force, or lift one
+    Revocations(admin::RevocationsArguments),
     /// Make a CA of your own, a certificate and a token secret for a first try
     Cert(cert::Arguments),
     /// Make a token, or see why one is refused
@@ -116,6 +125,10 @@ pub fn main() -> ExitCode {
         Verb::Run(file) => run::run(&file),
         Verb::Reload(arguments) => run::reload(&arguments),
         Verb::Check(file) => check::check(&file),
+        Verb::Streams(arguments) => admin::streams(&arguments),
+        Verb::End(arguments) => admin::end(&arguments),
+        Verb::Revoke(arguments) => admin::revoke(&arguments),
+        Verb::Revocations(arguments) => admin::revocations(&arguments),
         Verb::Cert(arguments) => cert::cert(&arguments),
         Verb::Token(verb) => token::token(verb),
         Verb::Backend(verb) => backend::backend(verb),

@@ -13,7 +13,7 @@ mod renew;
 mod renewing;
 mod source;
 mod target;
-mod tls;
+pub mod tls;
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_platform_verifier::BuilderVerifierExt as _;
 
@@ -13,6 +13,9 @@ pub enum TrustError {
     /// The PEM text holds no certificate that can sign others.
     #[error("the CA file holds no certificate in PEM that can be used: {0}")]
     Ca(String),
+    /// The own certificate cannot be shown.
+    #[error("the client certificate and its key cannot be used: {0}")]
+    Own(rustls::Error),
     /// The system has no roots, or they cannot be read.
     #[error("the system's root certificates cannot be used ({0}); name a CA file instead")]
     System(rustls::Error),
@@ -23,13 +26,25 @@ pub enum TrustError {
 
 /// Trusts the certificates in this PEM text, or the system's roots if there is none.
 pub fn trust(ca: Option<&[u8]>) -> Result<Arc<ClientConfig>, TrustError> {
+    trust_as(ca, None)
+}
+
+/// Likewise; and shows this certificate chain, made with this key, to a server that asks for one.
+pub fn trust_as(
+    ca: Option<&[u8]>,
+    own: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+) -> Result<Arc<ClientConfig>, TrustError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(TrustError::Setup)?;
-    let mut config = match ca {
-        Some(pem) => builder.with_root_certificates(roots(pem)?).with_no_client_auth(),
-        None => builder.with_platform_verifier().map_err(TrustError::System)?.with_no_client_auth(),
+    let builder = match ca {
+        Some(pem) => builder.with_root_certificates(roots(pem)?),
+        None => builder.with_platform_verifier().map_err(TrustError::System)?,
+    };
+    let mut config = match own {
+        Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(TrustError::Own)?,
+        None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
