@@ -13,6 +13,7 @@
 #![allow(dead_code)] // each test file uses a part of it
 #![allow(clippy::expect_used)] // a test that cannot go on fails, and says why
 
+mod admin;
 mod backend;
 mod certificate;
 mod gateway;
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant};
 
 #[allow(unused_imports)] // each test file uses a part of it
 pub use self::{
+    admin::{ADMIN, Admin, ban},
     backend::{Asked, Backend, accept_key, echo},
     certificate::Authority,
     gateway::{Gateway, Signal, config, field, folder},
