@@ -1,8 +1,9 @@
-//! What of RFC 6455 is ours: frame heads, the scanner, Close frames, and the upgrade handshake.
+//! What of RFC 6455 is ours: frame heads, the scanner, Close frames, the upgrade handshake, and the few messages that are read.
 
 pub mod close;
 pub mod frame;
 pub mod handshake;
+pub mod message;
 pub mod scan;
 
 pub use close::{CloseFrame, CloseText};
