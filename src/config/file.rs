@@ -174,11 +174,21 @@ pub(super) struct Renewal {
 /// `close.*` of a route.
 #[derive(Debug, Default)]
 pub(super) struct Close {
+    pub(super) preset: Key<String>,
     pub(super) expired: Option<CloseText>,
-    pub(super) drain: Option<CloseText>,
-    pub(super) protocol: Option<CloseText>,
+    pub(super) revoked: Option<CloseText>,
     pub(super) stream_limit: Option<CloseText>,
+    pub(super) idle: Option<CloseText>,
+    pub(super) drain: Option<CloseText>,
+    pub(super) too_big: Option<CloseText>,
+    pub(super) rate_limited: Option<CloseText>,
+    pub(super) protocol: Option<CloseText>,
     pub(super) upstream_lost: Option<CloseText>,
+    pub(super) unauthorized: Option<CloseText>,
+    pub(super) forbidden: Option<CloseText>,
+    pub(super) unavailable: Option<CloseText>,
+    pub(super) first_message: Option<CloseText>,
+    pub(super) auth_timeout: Option<CloseText>,
 }
 
 /// One of `close.*`.
@@ -378,13 +388,24 @@ fn renewal(s: &mut Section<'_>) -> Renewal {
 }
 
 fn close(mut s: Section<'_>) -> Close {
+    let preset = s.text("preset", "\"generic\"");
     let mut text = |key, example| s.table(key, "route.close.*", "a close text", example).map(close_text);
     let close = Close {
+        preset,
         expired: text("expired", "{ code = 3000, reason = \"token expired\" }"),
-        drain: text("drain", "{ code = 1012, reason = \"service restart\" }"),
-        protocol: text("protocol", "{ code = 1002, reason = \"protocol error\" }"),
+        revoked: text("revoked", "{ code = 3003, reason = \"token revoked\" }"),
         stream_limit: text("stream_limit", "{ code = 3000, reason = \"stream limit\" }"),
+        idle: text("idle", "{ code = 3008, reason = \"idle\" }"),
+        drain: text("drain", "{ code = 1012, reason = \"service restart\" }"),
+        too_big: text("too_big", "{ code = 1009, reason = \"too big\" }"),
+        rate_limited: text("rate_limited", "{ code = 1008, reason = \"rate limited\" }"),
+        protocol: text("protocol", "{ code = 1002, reason = \"protocol error\" }"),
         upstream_lost: text("upstream_lost", "{ code = 1013, reason = \"upstream lost\" }"),
+        unauthorized: text("unauthorized", "{ code = 3000, reason = \"sign in\" }"),
+        forbidden: text("forbidden", "{ code = 3003, reason = \"not for you\" }"),
+        unavailable: text("unavailable", "{ code = 1013, reason = \"try again later\" }"),
+        first_message: text("first_message", "{ code = 1008, reason = \"no token\" }"),
+        auth_timeout: text("auth_timeout", "{ code = 3008, reason = \"no first message\" }"),
     };
     s.finish();
     close

@@ -8,6 +8,7 @@
 
 mod admin;
 mod carriers;
+mod closes;
 mod file;
 mod files;
 mod issuers;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 
 use super::carriers::{carriers, check_cookies, origins, parse_origin};
+use super::closes::codes;
 use super::file;
 use super::files::Context;
 use super::problem::{Place, Placed, Problem, nearest, suggest};
@@ -16,10 +17,9 @@ use super::upstreams::upstream;
 use crate::gateway::headers::spelling;
 use crate::gateway::path::ambiguity;
 use crate::gateway::route::{Identity, Rewrite, Route};
-use crate::stream::{CloseCodes, Limits};
+use crate::stream::Limits;
 use crate::token::Verifier;
 use crate::token::verify::Issuer;
-use crate::ws::CloseText;
 
 /// The routes, and the verifier of each under the route's name.
 pub(super) struct Routes {
@@ -259,32 +259,6 @@ fn limits(typed: &file::Route, context: &Context<'_>) -> Limits {
         max_stream: Some(duration(typed.max_stream.as_ref(), 0)).filter(|longest| !longest.is_zero()),
         expiry_notice: duration(typed.renewal.expiry_notice.as_ref(), 0),
     }
-}
-
-fn codes(typed: &file::Close, context: &Context<'_>) -> CloseCodes {
-    let mut codes = CloseCodes::default();
-    for (typed, text) in [
-        (&typed.expired, &mut codes.expired),
-        (&typed.drain, &mut codes.drain),
-        (&typed.protocol, &mut codes.protocol),
-        (&typed.stream_limit, &mut codes.stream_limit),
-        (&typed.upstream_lost, &mut codes.upstream_lost),
-    ] {
-        let Some(typed) = typed else { continue };
-        let code = typed.code.as_ref().and_then(|code| u16::try_from(code.value).ok()).unwrap_or(text.code());
-        let reason = typed.reason.as_ref().map_or_else(|| text.reason().to_owned(), |reason| reason.value.clone());
-        match CloseText::new(code, reason) {
-            Ok(new) => *text = new,
-            Err(error) => {
-                let at = match error {
-                    crate::ws::close::CloseTextError::Code(_) => typed.code.as_ref().map(|code| &code.place),
-                    crate::ws::close::CloseTextError::Reason(_) => typed.reason.as_ref().map(|reason| &reason.place),
-                };
-                context.add(Problem::new(at.unwrap_or(&typed.place), error.to_string()));
-            }
-        }
-    }
-    codes
 }
 
 /// Headers that the upgrade itself needs; no claim may stand in their place.

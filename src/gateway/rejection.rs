@@ -5,9 +5,10 @@ use std::borrow::Cow;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
 use crate::registry::Refused;
-use crate::stream::RenewalError;
+use crate::stream::{CloseCodes, Refusal, RenewalError};
 use crate::token::{Denial, Public};
 use crate::upstream;
+use crate::ws::CloseText;
 use crate::ws::handshake::RequestError;
 
 /// A refusal by one of the pipeline's stages.
@@ -43,6 +44,8 @@ pub enum Rejection {
     UpstreamInvalid(String),
     /// There is no connection to the service.
     UpstreamRefused(String),
+    /// The service chose another subprotocol than the client was answered with, or was not offered.
+    UpstreamSubprotocol(String),
     /// The service was silent for too long.
     UpstreamTimeout(String),
     /// Another version of WebSocket than 13.
@@ -94,7 +97,7 @@ impl Rejection {
             Self::NoRoute => (S::NOT_FOUND, "no_route", None),
             Self::TooMany | Self::TooManyTickets => (S::TOO_MANY_REQUESTS, "rate_limited", retry()),
             Self::UpgradeRequired => (S::UPGRADE_REQUIRED, "upgrade_required", says(header::UPGRADE, "websocket")),
-            Self::UpstreamInvalid(_) => (S::BAD_GATEWAY, "upstream_invalid", None),
+            Self::UpstreamInvalid(_) | Self::UpstreamSubprotocol(_) => (S::BAD_GATEWAY, "upstream_invalid", None),
             Self::UpstreamRefused(_) => (S::BAD_GATEWAY, "upstream_refused", None),
             Self::UpstreamTimeout(_) => (S::GATEWAY_TIMEOUT, "upstream_timeout", None),
             Self::Version => (S::UPGRADE_REQUIRED, "version", says(header::SEC_WEBSOCKET_VERSION, "13")),
@@ -102,10 +105,39 @@ impl Rejection {
         Told { status, reason, header }
     }
 
+    /// The Close for a client that has its `101`; `None`: such a refusal is always told by HTTP.
+    pub fn close(&self, codes: &CloseCodes) -> Option<CloseText> {
+        let refusal = match self {
+            Self::Denied(denial) => match denial.public {
+                Public::TokenExpired => Refusal::Expired,
+                Public::TokenInvalid | Public::TokenMissing | Public::TokenNotYetValid => Refusal::Unauthorized,
+                Public::TokenRevoked => Refusal::Revoked,
+                Public::Forbidden => Refusal::Forbidden,
+                Public::BadRequest | Public::SubprotocolCompanionMissing => return None,
+            },
+            Self::ForeignOrigin(_) => Refusal::Forbidden,
+            Self::Draining
+            | Self::TooMany
+            | Self::UpstreamInvalid(_)
+            | Self::UpstreamRefused(_)
+            | Self::UpstreamSubprotocol(_)
+            | Self::UpstreamTimeout(_) => Refusal::Unavailable,
+            _ => return None,
+        };
+        let reason = match self {
+            Self::UpstreamSubprotocol(_) => "upstream_subprotocol",
+            other => other.told().reason,
+        };
+        Some(codes.refused(refusal, reason))
+    }
+
     /// Whose fault it is.
     pub const fn fault(&self) -> Fault {
         match self {
-            Self::UpstreamInvalid(_) | Self::UpstreamRefused(_) | Self::UpstreamTimeout(_) => Fault::Service,
+            Self::UpstreamInvalid(_)
+            | Self::UpstreamRefused(_)
+            | Self::UpstreamSubprotocol(_)
+            | Self::UpstreamTimeout(_) => Fault::Service,
             _ => Fault::Request,
         }
     }
@@ -116,6 +148,7 @@ impl Rejection {
             Self::Denied(denial) => denial.reason,
             Self::ForeignOrigin(_) => "origin",
             Self::NotRenewed(RenewalError::OtherPrincipal) => "other_principal",
+            Self::UpstreamSubprotocol(_) => "upstream_subprotocol",
             other => other.told().reason,
         }
     }
@@ -125,9 +158,10 @@ impl Rejection {
         match self {
             Self::BadRequest(detail) | Self::ForeignOrigin(detail) => Cow::Borrowed(detail),
             Self::Denied(denial) => Cow::Borrowed(&denial.detail),
-            Self::UpstreamInvalid(detail) | Self::UpstreamRefused(detail) | Self::UpstreamTimeout(detail) => {
-                Cow::Borrowed(detail)
-            }
+            Self::UpstreamInvalid(detail)
+            | Self::UpstreamRefused(detail)
+            | Self::UpstreamSubprotocol(detail)
+            | Self::UpstreamTimeout(detail) => Cow::Borrowed(detail),
             Self::Draining => Cow::Borrowed("the gateway is leaving"),
             Self::HandleTaken => Cow::Borrowed("the handle in the query is another live stream's"),
             Self::MethodNotAllowed => Cow::Borrowed("only POST (and the preflight of a page) is answered there"),
@@ -189,6 +223,7 @@ impl From<upstream::Error> for Rejection {
         match error {
             upstream::Error::Invalid(_) => Self::UpstreamInvalid(detail),
             upstream::Error::Refused(_) => Self::UpstreamRefused(detail),
+            upstream::Error::Subprotocol(_) => Self::UpstreamSubprotocol(detail),
             upstream::Error::Timeout(..) => Self::UpstreamTimeout(detail),
         }
     }
@@ -203,37 +238,44 @@ mod tests {
 
     #[test]
     fn every_refusal_tells_what_is_promised_and_no_more() {
-        type Case = (Rejection, u16, &'static str, Option<(&'static str, &'static str)>);
+        type Case = (Rejection, u16, &'static str, Option<(&'static str, &'static str)>, Option<u16>);
         let denied = |public| Rejection::Denied(Denial::new(public, "secret_reason", "secret detail"));
         let invalid = Some(("www-authenticate", "Bearer error=\"invalid_token\""));
         let retry = Some(("retry-after", "5"));
         let table: Vec<Case> = vec![
-            (Rejection::NoRoute, 404, "no_route", None),
-            (Rejection::UpgradeRequired, 426, "upgrade_required", Some(("upgrade", "websocket"))),
-            (Rejection::Version, 426, "version", Some(("sec-websocket-version", "13"))),
-            (Rejection::BadRequest("x"), 400, "bad_request", None),
-            (denied(Public::BadRequest), 400, "bad_request", None),
-            (denied(Public::SubprotocolCompanionMissing), 400, "subprotocol_companion_missing", None),
-            (denied(Public::TokenMissing), 401, "token_missing", Some(("www-authenticate", "Bearer"))),
-            (denied(Public::TokenExpired), 401, "token_expired", invalid),
-            (denied(Public::TokenNotYetValid), 401, "token_not_yet_valid", invalid),
-            (denied(Public::TokenInvalid), 401, "token_invalid", invalid),
-            (denied(Public::TokenRevoked), 401, "token_revoked", invalid),
-            (denied(Public::Forbidden), 403, "forbidden", None),
-            (Rejection::ForeignOrigin("x"), 403, "forbidden", None),
-            (Rejection::Misdirected, 421, "misdirected", None),
-            (Rejection::TooMany, 429, "rate_limited", retry),
-            (Rejection::UpstreamRefused("x".into()), 502, "upstream_refused", None),
-            (Rejection::UpstreamTimeout("x".into()), 504, "upstream_timeout", None),
-            (Rejection::UpstreamInvalid("x".into()), 502, "upstream_invalid", None),
-            (Rejection::Draining, 503, "draining", retry),
+            (Rejection::NoRoute, 404, "no_route", None, None),
+            (Rejection::UpgradeRequired, 426, "upgrade_required", Some(("upgrade", "websocket")), None),
+            (Rejection::Version, 426, "version", Some(("sec-websocket-version", "13")), None),
+            (Rejection::BadRequest("x"), 400, "bad_request", None, None),
+            (denied(Public::BadRequest), 400, "bad_request", None, None),
+            (denied(Public::SubprotocolCompanionMissing), 400, "subprotocol_companion_missing", None, None),
+            (denied(Public::TokenMissing), 401, "token_missing", Some(("www-authenticate", "Bearer")), Some(3000)),
+            (denied(Public::TokenExpired), 401, "token_expired", invalid, Some(3000)),
+            (denied(Public::TokenNotYetValid), 401, "token_not_yet_valid", invalid, Some(3000)),
+            (denied(Public::TokenInvalid), 401, "token_invalid", invalid, Some(3000)),
+            (denied(Public::TokenRevoked), 401, "token_revoked", invalid, Some(3003)),
+            (denied(Public::Forbidden), 403, "forbidden", None, Some(3003)),
+            (Rejection::ForeignOrigin("x"), 403, "forbidden", None, Some(3003)),
+            (Rejection::Misdirected, 421, "misdirected", None, None),
+            (Rejection::TooMany, 429, "rate_limited", retry, Some(1013)),
+            (Rejection::UpstreamRefused("x".into()), 502, "upstream_refused", None, Some(1013)),
+            (Rejection::UpstreamTimeout("x".into()), 504, "upstream_timeout", None, Some(1013)),
+            (Rejection::UpstreamInvalid("x".into()), 502, "upstream_invalid", None, Some(1013)),
+            (Rejection::Draining, 503, "draining", retry, Some(1013)),
         ];
-        for (rejection, status, reason, header) in table {
+        for (rejection, status, reason, header, code) in table {
             let told = rejection.told();
+            let close = rejection.close(&CloseCodes::default());
+            let close = close.as_ref().map(|close| (close.code(), close.reason()));
+            assert_eq!(close, code.map(|code| (code, reason)), "{rejection:?}");
             assert_eq!((told.status.as_u16(), told.reason), (status, reason), "{rejection:?}");
             let found = told.header.as_ref().map(|(name, value)| (name.as_str(), value.to_str().unwrap()));
             assert_eq!(found, header, "{rejection:?}");
         }
         assert_eq!(denied(Public::TokenInvalid).cause(), "secret_reason");
+        let other = Rejection::UpstreamSubprotocol("x".into());
+        assert_eq!((other.told().status.as_u16(), other.told().reason), (502, "upstream_invalid"));
+        let close = other.close(&CloseCodes::default()).unwrap();
+        assert_eq!((close.code(), close.reason()), (1013, "upstream_subprotocol"));
     }
 }

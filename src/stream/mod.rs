@@ -8,7 +8,7 @@ pub mod renewal;
 
 use std::time::Duration;
 
-pub use codes::CloseCodes;
+pub use codes::{CloseCodes, Preset, Refusal};
 pub use deadlines::Deadline;
 pub use machine::{Due, Farewell, Flow, Passage, Stream};
 pub use outcome::{By, CloseReason, Outcome, Traffic};

@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::upstream::Error;
 use crate::wire::Socket;
-use crate::ws::handshake::{check_answer, headers_size};
+use crate::ws::handshake::{AnswerError, check_answer, headers_size};
 
 /// What the service said.
 pub enum Answer {
@@ -70,7 +70,10 @@ where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     Socket: From<T>,
 {
-    let subprotocol = check_answer(sent, response.headers()).map_err(|error| Error::Invalid(error.to_string()))?;
+    let subprotocol = check_answer(sent, response.headers()).map_err(|error| match error {
+        AnswerError::Subprotocol => Error::Subprotocol(error.to_string()),
+        error => Error::Invalid(error.to_string()),
+    })?;
     let (head, body) = response.into_parts();
     let mut response = Response::from_parts(head, body);
     let upgraded = hyper::upgrade::on(&mut response).await.map_err(|error| lost(&error))?;

@@ -59,6 +59,9 @@ pub enum Error {
     /// There is no connection: no such name, refused, unreachable, or no TLS with it.
     #[error("{0}")]
     Refused(String),
+    /// It chose a subprotocol that it was not offered.
+    #[error("{0}")]
+    Subprotocol(String),
     /// It was silent for too long.
     #[error("{0} took longer than {1:?}")]
     Timeout(&'static str, Duration),

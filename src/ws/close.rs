@@ -43,6 +43,16 @@ impl CloseText {
         &self.reason
     }
 
+    /// The same code with this reason.
+    pub(crate) fn with_reason(&self, reason: &'static str) -> Self {
+        Self::known(self.code, reason)
+    }
+
+    /// This, or if it has no reason, the same code with this one.
+    pub(crate) fn or_reason(&self, reason: &'static str) -> Self {
+        if self.reason.is_empty() { self.with_reason(reason) } else { self.clone() }
+    }
+
     /// The text of a constant code and reason that are known to be right.
     pub(crate) const fn known(code: u16, reason: &'static str) -> Self {
         debug_assert!(sendable(code) && reason.len() <= MAX_REASON);
