@@ -2,7 +2,7 @@
 //!
 //! Owns the proof that a token was verified for a request: only [`admit`] makes an [`Admitted`], and only an `Admitted`
 //! can be forwarded. Does not find the token and does not answer the client. Called by the gateway's `authenticate`
-//! stage.
+//! stage and by its doorkeeper.
 
 use std::time::Duration;
 
@@ -40,10 +40,16 @@ impl<R> Admitted<R> {
     }
 }
 
-/// Admits `request` if `judge` finds `token` good to open a stream. The token is wiped in any case.
-pub async fn admit<R>(request: R, token: Token, judge: &dyn Judge, clock: &Clock) -> Result<Admitted<R>, Denial> {
+/// Admits `request` if `judge` finds `token` good for `purpose`: to open a stream. The token is wiped in any case.
+pub async fn admit<R>(
+    request: R,
+    token: Token,
+    purpose: Purpose,
+    judge: &dyn Judge,
+    clock: &Clock,
+) -> Result<Admitted<R>, Denial> {
     let at = clock.now();
-    let grant = verdict(&token, judge, Purpose::Handshake, at).await?;
+    let grant = verdict(&token, judge, purpose, at).await?;
     Ok(Admitted { request, grant, at })
 }
 

@@ -243,7 +243,7 @@ impl Running {
             let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
             (current.server.drain_window, current.server.drain_timeout)
         };
-        self.gateway.begin_drain();
+        self.gateway.begin_drain(window);
         self.stop.cancel();
         self.tracker.close();
         let streams = self.registry.len();
@@ -340,6 +340,7 @@ fn certificate_ends(config: &Config) -> Vec<(String, Wall)> {
 fn end_strays(registry: &Registry, gateway: &Gateway) {
     let names: BTreeSet<Arc<str>> = gateway.route_names().into_iter().collect();
     registry.signal_where(|route| !names.contains(route), Signal::RouteGone);
+    gateway.end_strays();
 }
 
 fn gateway_config(server: &Server) -> gateway::Config {
@@ -348,6 +349,7 @@ fn gateway_config(server: &Server) -> gateway::Config {
         max_streams: server.max_streams,
         max_tickets: server.max_tickets,
         trusted_proxies: server.trusted_proxies.clone(),
+        waiting: server.waiting,
     }
 }
 

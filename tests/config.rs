@@ -139,6 +139,10 @@ fn every_key_of_the_default_config_is_known_and_every_known_key_stands_in_it() {
     let inline = [
         "listener.more_certificates.certificate",
         "listener.more_certificates.key",
+        "route.first_message.pointer",
+        "route.first_message.type",
+        "route.first_message.type_at",
+        "route.first_message.forward",
         "route.close.*.code",
         "route.close.*.reason",
     ];
@@ -167,6 +171,7 @@ fn every_default_that_the_default_config_states_is_the_real_one() {
         "issuer.key.pem_file",
         "issuer.key.secret_env",
         "listener.more_certificates",
+        "route.first_message",
         "route.upstream_ca",
         "route.upstream_name",
     ];
@@ -337,12 +342,14 @@ fn shown(config: &Config) -> String {
         assert_eq!(route.name, *name);
         let issuers: Vec<_> = verifier.issuers.iter().map(|issuer| &issuer.name).collect();
         text.push_str(&format!(
-            "{name} {:?} {issuers:?} {:?} {:?} {} {:?} {:?} {:#?} {:?} {:?} {} {} {:?} {:#?} {:#?} {:?}\n",
+            "{name} {:?} {issuers:?} {:?} {:?} {} {:?} {:?} {:?} {:?} {:#?} {:?} {:?} {} {} {:?} {:#?} {:#?} {:?}\n",
             verifier.same,
             route.hosts,
             route.path,
             route.strict_path,
             route.carriers,
+            route.first_message,
+            route.reject,
             route.origins,
             route.upstream,
             route.host,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::{SinkExt as _, StreamExt as _};
 use http::{HeaderName, HeaderValue};
 use portcullis::clock::{Clock, Now, Wall};
-use portcullis::gateway::route::{Identity, Origins, Renewal, Rewrite, Route};
+use portcullis::gateway::route::{Identity, Origins, Reject, Renewal, Rewrite, Route};
 use portcullis::gateway::{Config, Gateway};
 use portcullis::listen::{self, CertificateFiles, Listener};
 use portcullis::registry::Registry;
@@ -55,6 +55,8 @@ fn route(service: SocketAddr) -> Route {
         path: "/".into(),
         strict_path: true,
         carriers: vec![Carrier::Query("access_token".into()), Carrier::SubprotocolPair, Carrier::Header],
+        first_message: None,
+        reject: Reject::Http,
         judge: Arc::new(ByName),
         origins: Origins::Only(vec!["https://app.example".into()]),
         upstream: upstream::Config {
@@ -291,7 +293,7 @@ async fn nothing_is_dialled_for_a_refused_request_and_the_connection_stays() {
         assert!(answer.contains(&format!("\"reason\":\"{reason}\"")), "{request}{answer}");
         assert!(answer.contains("cache-control: no-store"), "{answer}");
     }
-    gate.gateway.begin_drain();
+    gate.gateway.begin_drain(Duration::ZERO);
     client.write_all(upgrade("/?access_token=good", "").as_bytes()).await.unwrap();
     let answer = reply(&mut client).await;
     assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("retry-after"), "{answer}");

@@ -166,6 +166,8 @@ fn place(
         Carrier::Cookie(name) => {
             headers.insert(COOKIE, secret(&format!("{name}={text}"), "the token")?);
         }
+        // Whoever opens the stream sends it there.
+        Carrier::Message => {}
     }
     Ok(())
 }

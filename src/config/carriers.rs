@@ -63,6 +63,7 @@ fn carrier(typed: &str, prefix: &str, k8s: &str) -> Result<Carrier, String> {
         Some(("subprotocol", "prefix")) => Ok(Carrier::SubprotocolPrefix(prefix.to_owned())),
         Some(("subprotocol", "k8s")) => Ok(Carrier::SubprotocolEncoded(k8s.to_owned())),
         None if typed == "header" => Ok(Carrier::Header),
+        None if typed == "message" => Ok(Carrier::Message),
         Some(("query", _)) => Err("name the parameter: \"query:access_token\"".to_owned()),
         None if typed == "query" => Err("name the parameter: \"query:access_token\"".to_owned()),
         Some(("cookie", _)) => Err("name the cookie: \"cookie:token\"".to_owned()),
@@ -163,7 +164,7 @@ fn is_token(text: &str) -> bool {
 
 const PREFIX: &str = "bearer.";
 const K8S_PREFIX: &str = "base64url.bearer.authorization.k8s.io.";
-const CARRIERS: [&str; 7] = [
+const CARRIERS: [&str; 8] = [
     "query:access_token",
     "subprotocol:pair",
     "subprotocol:prefix",
@@ -171,6 +172,7 @@ const CARRIERS: [&str; 7] = [
     "header",
     "cookie:token",
     "ticket:ticket",
+    "message",
 ];
 
 #[cfg(test)]

@@ -34,6 +34,8 @@ pub(super) struct Server {
     pub(super) max_connections: Key<usize>,
     pub(super) max_streams: Key<usize>,
     pub(super) max_tickets: Key<usize>,
+    pub(super) max_waiting: Key<usize>,
+    pub(super) max_waiting_per_address: Key<usize>,
     pub(super) handshake_timeout: Key<Duration>,
     pub(super) request_timeout: Key<Duration>,
     pub(super) max_request_head: Key<u64>,
@@ -140,6 +142,7 @@ pub(super) struct Route {
     pub(super) carriers: Key<List>,
     pub(super) subprotocol_prefix: Key<String>,
     pub(super) subprotocol_k8s_prefix: Key<String>,
+    pub(super) door: Door,
     pub(super) origins: Key<List>,
     pub(super) same: Key<List>,
     pub(super) host: Key<String>,
@@ -157,6 +160,26 @@ pub(super) struct Route {
     pub(super) close_timeout: Key<Duration>,
     pub(super) settle: Key<Duration>,
     pub(super) close: Close,
+}
+
+/// What a route says of first messages, and of how refusals are told.
+#[derive(Debug)]
+pub(super) struct Door {
+    pub(super) first_message: Option<FirstMessage>,
+    pub(super) first_message_cap: Key<u64>,
+    pub(super) auth_timeout: Key<Duration>,
+    pub(super) subprotocols: Key<List>,
+    pub(super) reject: Key<String>,
+}
+
+/// `first_message` of a route.
+#[derive(Debug)]
+pub(super) struct FirstMessage {
+    pub(super) place: Place,
+    pub(super) pointer: Key<String>,
+    pub(super) kind: Key<String>,
+    pub(super) type_at: Key<String>,
+    pub(super) forward: Key<bool>,
 }
 
 /// What a route says of renewals.
@@ -232,6 +255,8 @@ fn server(mut s: Section<'_>) -> Server {
         max_connections: s.number("max_connections", 1, 10_000_000, 10_000),
         max_streams: s.number("max_streams", 0, 10_000_000, 5_000),
         max_tickets: s.number("max_tickets", 1, 10_000_000, 10_000),
+        max_waiting: s.number("max_waiting", 1, 10_000_000, 1_000),
+        max_waiting_per_address: s.number("max_waiting_per_address", 1, 10_000_000, 100),
         handshake_timeout: s.duration("handshake_timeout"),
         request_timeout: s.duration("request_timeout"),
         max_request_head: s.size("max_request_head"),
@@ -353,6 +378,7 @@ fn route(mut s: Section<'_>) -> Route {
         carriers: s.texts("carriers", "[\"query:access_token\", \"header\"]"),
         subprotocol_prefix: s.text("subprotocol_prefix", "\"bearer.\""),
         subprotocol_k8s_prefix: s.text("subprotocol_k8s_prefix", "\"base64url.bearer.authorization.k8s.io.\""),
+        door: door(&mut s),
         origins: s.texts("origins", "[\"https://app.example.com\"]"),
         same: s.texts("same", "[\"iss\", \"sub\"]"),
         host: s.text("host", "\"preserve\""),
@@ -373,6 +399,28 @@ fn route(mut s: Section<'_>) -> Route {
     };
     s.finish();
     route
+}
+
+fn door(s: &mut Section<'_>) -> Door {
+    Door {
+        first_message: s.table("first_message", "route.first_message", "first_message", FIRST).map(first_message),
+        first_message_cap: s.size("first_message_cap"),
+        auth_timeout: s.duration("auth_timeout"),
+        subprotocols: s.texts("subprotocols", "[\"graphql-transport-ws\"]"),
+        reject: s.text("reject", "\"close\""),
+    }
+}
+
+fn first_message(mut s: Section<'_>) -> FirstMessage {
+    let message = FirstMessage {
+        place: s.place.clone(),
+        pointer: s.text("pointer", "\"/payload/token\""),
+        kind: s.text("type", "\"connection_init\""),
+        type_at: s.text("type_at", "\"/type\""),
+        forward: s.boolean("forward"),
+    };
+    s.finish();
+    message
 }
 
 fn renewal(s: &mut Section<'_>) -> Renewal {
@@ -422,3 +470,4 @@ fn close_text(mut s: Section<'_>) -> CloseText {
 }
 
 const CLOSE: &str = "{ drain = { code = 1012, reason = \"service restart\" } }";
+const FIRST: &str = "{ pointer = \"/payload/token\", type = \"connection_init\" }";

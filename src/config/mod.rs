@@ -9,6 +9,7 @@
 mod admin;
 mod carriers;
 mod closes;
+mod door;
 mod file;
 mod files;
 mod issuers;
@@ -30,6 +31,7 @@ pub(crate) use files::{said, trim_newline};
 pub use problem::{Place, Placed, Problem, Problems};
 
 use crate::gateway::route::Route;
+use crate::gateway::waiting;
 use crate::listen;
 use crate::secret::Secret;
 use crate::token::Verifier;
@@ -73,6 +75,8 @@ pub struct Server {
     pub max_streams: Option<usize>,
     /// Tickets that were handed out and not used, at a time.
     pub max_tickets: usize,
+    /// Streams that wait for their first message, or for the end of their refusal.
+    pub waiting: waiting::Caps,
     /// For the TLS handshake.
     pub handshake_timeout: Duration,
     /// For the request head.

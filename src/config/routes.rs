@@ -8,6 +8,7 @@ use http::{HeaderName, HeaderValue};
 
 use super::carriers::{carriers, check_cookies, origins, parse_origin};
 use super::closes::codes;
+use super::door::{first_message, reject};
 use super::file;
 use super::files::Context;
 use super::problem::{Place, Placed, Problem, nearest, suggest};
@@ -55,6 +56,8 @@ pub(super) fn routes(typed: &[file::Route], issuers: &[Arc<Issuer>], known: &[&s
         check_cookies(typed, &carriers, &origins, context);
         let limits = limits(typed, context);
         let codes = codes(&typed.close, context);
+        let first_message = first_message(typed, &carriers, context);
+        let reject = reject(typed.door.reject.as_ref(), context);
         let renewal = renewal(&typed.renewal, context);
         let ticket_lifetime = positive(typed.ticket_lifetime.as_ref(), "ticket_lifetime", 30_000, context);
         let identity = identity(&typed.identity, context);
@@ -69,6 +72,8 @@ pub(super) fn routes(typed: &[file::Route], issuers: &[Arc<Issuer>], known: &[&s
             path,
             strict_path: typed.strict_path.as_ref().is_none_or(|strict| strict.value),
             carriers,
+            first_message: first_message.map(Arc::new),
+            reject,
             judge: verifier,
             origins,
             upstream,

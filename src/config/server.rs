@@ -11,12 +11,14 @@ use super::file;
 use super::files::Context;
 use super::problem::{Place, Placed, Problem, suggest};
 use crate::clock::Clock;
+use crate::gateway::waiting;
 use crate::listen::validity::{Validity, covers};
 use crate::listen::{self, ListenError};
 use crate::telemetry::log;
 
 pub(super) fn server(typed: &file::Server, context: &Context<'_>) -> Server {
     let value = |key: &Option<Placed<usize>>, default| key.as_ref().map_or(default, |typed| typed.value);
+    let default = waiting::Caps::default();
     let server = Server {
         workers: match value(&typed.workers, 0) {
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
@@ -25,6 +27,10 @@ pub(super) fn server(typed: &file::Server, context: &Context<'_>) -> Server {
         max_connections: value(&typed.max_connections, 10_000),
         max_streams: Some(value(&typed.max_streams, 0)).filter(|streams| *streams != 0),
         max_tickets: value(&typed.max_tickets, 10_000),
+        waiting: waiting::Caps {
+            total: value(&typed.max_waiting, default.total),
+            per_address: value(&typed.max_waiting_per_address, default.per_address),
+        },
         handshake_timeout: positive(typed.handshake_timeout.as_ref(), "handshake_timeout", 10_000, context),
         request_timeout: positive(typed.request_timeout.as_ref(), "request_timeout", 10_000, context),
         max_request_head: max_request_head(typed, context),

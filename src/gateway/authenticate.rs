@@ -10,11 +10,13 @@ use tower::Service;
 
 use crate::admission::{Admitted, admit, readmit};
 use crate::gateway::rejection::Rejection;
+use crate::gateway::route::Route;
 use crate::gateway::upgrade::Upgrade;
 use crate::gateway::{Body, Shared};
 use crate::names;
 use crate::secret::OpaqueHash;
 use crate::token::carrier::{self, Left};
+use crate::token::{Denial, Purpose};
 
 /// A handshake without its token.
 pub struct Tokenless {
@@ -74,20 +76,15 @@ async fn authenticate(mut upgrade: Upgrade, shared: &Shared) -> Result<Admitted<
     };
     // A ticket is spent at its first presentation, whatever follows.
     let spent = ticket.map(|ticket| shared.tickets.spend(&ticket, &route, &upgrade.headers, shared.clock.now().mono));
-    let (query, chosen) = if route.renewal.out_of_band {
-        carrier::take_parameter(query.as_deref(), names::HANDLE_PARAMETER)?
-    } else {
-        (query, None)
-    };
+    let (query, chosen) = take_handle(&route, query)?;
     let (token, left) = carrier::take_any(&route.carriers, query.as_deref(), &upgrade.headers)?;
     let Left { query, headers, subprotocols, fallback_subprotocol: fallback } = left;
     upgrade.headers = headers;
-    let chosen = chosen.map(|handle| handle.hash());
     match (spent, token) {
         (None, None) => Err(carrier::missing().into()),
         (None, Some(token)) => {
             let request = Tokenless { upgrade, query, subprotocols, fallback, handle: chosen };
-            Ok(admit(request, token, &*route.judge, &shared.clock).await?)
+            Ok(admit(request, token, Purpose::Handshake, &*route.judge, &shared.clock).await?)
         }
         (Some(_), Some(_)) => Err(Rejection::BadRequest("the request carries a token and a ticket")),
         (Some(spent), None) => {
@@ -98,5 +95,18 @@ async fn authenticate(mut upgrade: Upgrade, shared: &Shared) -> Result<Admitted<
             let request = Tokenless { upgrade, query, subprotocols, fallback, handle: promised };
             Ok(readmit(request, grant, &shared.clock)?)
         }
+    }
+}
+
+/// The query without the handle that the client has chosen, and that handle, on a route where it needs one.
+pub(super) fn take_handle(
+    route: &Route,
+    query: Option<String>,
+) -> Result<(Option<String>, Option<OpaqueHash>), Denial> {
+    if route.renewal.out_of_band {
+        let (query, chosen) = carrier::take_parameter(query.as_deref(), names::HANDLE_PARAMETER)?;
+        Ok((query, chosen.map(|handle| handle.hash())))
+    } else {
+        Ok((query, None))
     }
 }

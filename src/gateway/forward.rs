@@ -27,11 +27,13 @@ use crate::clock::{Clock, Mono, Now};
 use crate::gateway::authenticate::Tokenless;
 use crate::gateway::headers::{self, Hop};
 use crate::gateway::rejection::Rejection;
+use crate::gateway::route::Route;
+use crate::gateway::upgrade::Upgrade;
 use crate::gateway::{Body, Shared, path, renew};
 use crate::names::{self, field};
 use crate::registry::{Caps, Entry, Guard, Standing};
 use crate::relay::{self, Early, Relay};
-use crate::secret::Opaque;
+use crate::secret::{Opaque, OpaqueHash};
 use crate::stream::{CloseReason, Deadline, Signal};
 use crate::token::marks::Kind;
 use crate::token::{Denial, Grant, Public};
@@ -59,16 +61,48 @@ impl Service<Admitted<Tokenless>> for Forward {
 }
 
 async fn forward(shared: &Arc<Shared>, admitted: Admitted<Tokenless>) -> Result<Response<Body>, Rejection> {
-    let upgrade = &admitted.request().upgrade;
-    let (visit, route) = (upgrade.visit.clone(), upgrade.route.clone());
-    let deadline = Deadline::new(admitted.grant().expiry, route.limits.max_stream, admitted.at());
     let known = admitted.request().handle;
-    let made = (route.renewal.out_of_band && known.is_none()).then(Opaque::random);
+    let made = (admitted.request().upgrade.route.renewal.out_of_band && known.is_none()).then(Opaque::random);
+    let (guard, deadline) = reserve(shared, &admitted, known.or_else(|| made.as_ref().map(Opaque::hash)))?;
+    let switched = match reach(shared, &admitted, (&guard, deadline)).await? {
+        Answer::Other(answer) => return Ok(passed_on(answer)),
+        Answer::Switched(switched) => switched,
+    };
+    let (Tokenless { upgrade, fallback, .. }, _) = admitted.into_parts();
+    let Switched { head, subprotocol, socket, early } = *switched;
+    let settings = settings(shared, &upgrade.route, &head.headers, deadline);
+    let subprotocol = subprotocol.or_else(|| fallback.and_then(|entry| HeaderValue::try_from(entry).ok()));
+    let now = shared.clock.now();
+    let mut response = switching(head.headers, &upgrade.key, subprotocol, deadline, now);
+    if let Some(made) = made {
+        tell_handle(&mut response, &made);
+    }
+    let (clock, permit) = (shared.clock.clone(), upgrade.visit.peer.permit.clone());
+    let beginning = Beginning { client: upgrade.client, socket, early, settings, guard };
+    begin(shared, opening(beginning, clock, now.mono), permit);
+    Ok(response)
+}
+
+/// Tells a client the handle of its stream, in the `101`.
+pub(super) fn tell_handle(response: &mut Response<Body>, handle: &Opaque) {
+    if let Ok(handle) = HeaderValue::from_str(handle.expose()) {
+        response.headers_mut().insert(HeaderName::from_static(names::STREAM_HANDLE), handle);
+    }
+}
+
+/// A place for the stream, under this handle, and its deadline.
+pub(super) fn reserve(
+    shared: &Shared,
+    admitted: &Admitted<Tokenless>,
+    handle: Option<OpaqueHash>,
+) -> Result<(Guard, Deadline), Rejection> {
+    let Upgrade { visit, route, .. } = &admitted.request().upgrade;
+    let deadline = Deadline::new(admitted.grant().expiry, route.limits.max_stream, admitted.at());
     let entry = Entry {
         route: route.name.clone(),
         peer: visit.peer.address,
         principal: admitted.grant().principal,
-        handle: known.or_else(|| made.as_ref().map(Opaque::hash)),
+        handle,
         since: admitted.at().wall,
         standing: Standing::new(admitted.grant(), 0),
     };
@@ -78,41 +112,42 @@ async fn forward(shared: &Arc<Shared>, admitted: Admitted<Tokenless>) -> Result<
     let now = shared.clock.now();
     not_revoked(&guard, now)?;
     shared.metrics.admitted(admitted.grant().expiry.map(|expiry| expiry.saturating_since(now.wall)));
-    let request = outgoing(&admitted)?;
-    let answer = upstream::open(&route.upstream, request).await?;
-    shared.metrics.connected(shared.clock.now().mono.saturating_since(now.mono));
-    let switched = match answer {
-        Answer::Other(answer) if answer.status().is_success() => {
-            return Err(Rejection::UpstreamInvalid(format!("the service answered {}, not 101", answer.status())));
-        }
-        Answer::Other(answer) => return Ok(passed_on(answer)),
-        Answer::Switched(switched) => switched,
-    };
+    Ok((guard, deadline))
+}
+
+/// Dials the service: a `101` to a stream that may still begin, or its own refusal.
+pub(super) async fn reach(
+    shared: &Shared,
+    admitted: &Admitted<Tokenless>,
+    (guard, deadline): (&Guard, Deadline),
+) -> Result<Answer, Rejection> {
+    let request = outgoing(admitted)?;
+    let began = shared.clock.now().mono;
+    let answer = upstream::open(&admitted.request().upgrade.route.upstream, request).await?;
     let now = shared.clock.now();
-    still_good(deadline, now)?;
-    not_revoked(&guard, now)?;
-    if shared.draining() || guard.is_told(Signal::End) {
-        return Err(Rejection::Draining);
+    shared.metrics.connected(now.mono.saturating_since(began));
+    match answer {
+        Answer::Other(answer) if answer.status().is_success() => {
+            Err(Rejection::UpstreamInvalid(format!("the service answered {}, not 101", answer.status())))
+        }
+        Answer::Other(answer) => Ok(Answer::Other(answer)),
+        switched @ Answer::Switched(_) => {
+            still_good(deadline, now)?;
+            not_revoked(guard, now)?;
+            if shared.draining() || guard.is_told(Signal::End) { Err(Rejection::Draining) } else { Ok(switched) }
+        }
     }
-    let (Tokenless { upgrade, fallback, .. }, _) = admitted.into_parts();
-    let Switched { head, subprotocol, socket, early } = *switched;
-    let settings = relay::Settings {
+}
+
+/// What the stream is held to, given the service's `101`.
+pub(super) fn settings(shared: &Arc<Shared>, route: &Route, answer: &HeaderMap, deadline: Deadline) -> relay::Settings {
+    relay::Settings {
         limits: route.limits.clone(),
         codes: route.codes.clone(),
-        extensions: Extensions::agreed(
-            head.headers.get_all(SEC_WEBSOCKET_EXTENSIONS).iter().map(HeaderValue::as_bytes),
-        ),
+        extensions: Extensions::agreed(answer.get_all(SEC_WEBSOCKET_EXTENSIONS).iter().map(HeaderValue::as_bytes)),
         deadline,
-        in_band: renew::in_band(shared, &route),
-    };
-    let subprotocol = subprotocol.or_else(|| fallback.and_then(|entry| HeaderValue::try_from(entry).ok()));
-    let mut response = switching(head.headers, &upgrade.key, subprotocol, deadline, now);
-    if let Some(handle) = made.and_then(|made| HeaderValue::from_str(made.expose()).ok()) {
-        response.headers_mut().insert(HeaderName::from_static(names::STREAM_HANDLE), handle);
+        in_band: renew::in_band(shared, route),
     }
-    let beginning = Beginning { client: upgrade.client, socket, early, settings, guard };
-    begin(shared, beginning, visit.peer.permit.clone(), now.mono);
-    Ok(response)
 }
 
 /// The request as the service gets it.
@@ -238,35 +273,35 @@ struct Beginning {
     guard: Guard,
 }
 
-type Running = Pin<Box<Relay<Socket, Socket>>>;
+/// A stream's relay, and when the stream began.
+pub(super) type Opened = (Pin<Box<Relay<Socket, Socket>>>, Mono);
 
-/// Gives the stream its task. The task is one pointer, and what it points to holds boxes only: what is needed until the
-/// `101` is sent is freed before the relay runs, and the relay's state is there once.
-fn begin(shared: &Arc<Shared>, beginning: Beginning, permit: Option<Arc<OwnedSemaphorePermit>>, opened: Mono) {
+/// Gives the stream its task, which begins with `opening`. The task is one pointer, and what it points to holds boxes
+/// only: what is needed until the stream is open is freed before the relay runs, and the relay's state is there once.
+pub(super) fn begin(
+    shared: &Arc<Shared>,
+    opening: impl Future<Output = Option<Opened>> + Send + 'static,
+    permit: Option<Arc<OwnedSemaphorePermit>>,
+) {
     let (clock, metrics) = (shared.clock.clone(), shared.metrics.clone());
-    let running = Box::pin(running(beginning, clock.clone()));
+    let opening = Box::pin(opening);
     shared.tracker.spawn(Box::pin(async move {
-        let Some(mut relay) = running.await else { return };
+        let Some((mut relay, began)) = opening.await else { return };
         relay.guard().line().open();
         let outcome = relay.as_mut().await;
-        relay.guard().line().end(&outcome, clock.now().mono.saturating_since(opened));
+        relay.guard().line().end(&outcome, clock.now().mono.saturating_since(began));
         metrics.closed(relay.guard().route(), &outcome);
         drop(permit);
     }));
 }
 
 /// Waits until the `101` is sent, and makes the relay.
-async fn running(beginning: Beginning, clock: Clock) -> Option<Running> {
+async fn opening(beginning: Beginning, clock: Clock, began: Mono) -> Option<Opened> {
     let Beginning { client, socket, early, settings, guard } = beginning;
-    let taken = match tokio::time::timeout(SENDING, client).await {
-        Ok(Ok(upgraded)) => taken_back(upgraded).ok_or("the connection cannot be taken back"),
-        Ok(Err(_)) => Err("the client went away"),
-        Err(_) => Err("the client did not take the 101"),
-    };
-    match taken {
+    match take_back(client).await {
         Ok((downstream, from_client)) => {
             let early = Early { from_client, from_upstream: early };
-            Some(Box::pin(relay::run(downstream, socket, &early, settings, guard, clock)))
+            Some((Box::pin(relay::run(downstream, socket, &early, settings, guard, clock)), began))
         }
         Err(detail) => {
             let line = guard.line();
@@ -279,6 +314,15 @@ async fn running(beginning: Beginning, clock: Clock) -> Option<Running> {
             );
             None
         }
+    }
+}
+
+/// The client's connection once its `101` is sent, and what hyper had read ahead; an error says what became of it.
+pub(super) async fn take_back(client: OnUpgrade) -> Result<(Socket, Bytes), &'static str> {
+    match tokio::time::timeout(SENDING, client).await {
+        Ok(Ok(upgraded)) => taken_back(upgraded).ok_or("the connection cannot be taken back"),
+        Ok(Err(_)) => Err("the client went away"),
+        Err(_) => Err("the client did not take the 101"),
     }
 }
 

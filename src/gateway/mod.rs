@@ -4,8 +4,11 @@
 //! Does not accept connections (`listen`) and does not carry a stream's bytes (`relay`). Called by `listen` for each
 //! request, and by the app to replace the rules and to drain.
 
+pub mod address;
 pub mod authenticate;
+pub mod door;
 pub mod endpoint;
+pub mod first_message;
 pub mod forward;
 pub mod headers;
 pub mod limit;
@@ -19,16 +22,19 @@ pub mod renew;
 pub mod respond;
 pub mod route;
 pub mod ticket;
+pub mod turn_away;
 pub mod upgrade;
+pub mod waiting;
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body_util::Full;
 use ipnet::IpNet;
 use tokio_util::task::TaskTracker;
@@ -39,15 +45,19 @@ pub use peer::Peer;
 
 use crate::clock::Clock;
 use crate::registry::Registry;
+use crate::stream::CloseReason;
 use crate::telemetry::Metrics;
 use authenticate::Authenticate;
 use endpoint::{Endpoints, Page};
+use first_message::Doorkeeper;
 use forward::Forward;
 use narrow::narrow;
 use observe::Observe;
 use respond::Respond;
 use route::Route;
 use ticket::Tickets;
+use turn_away::TurnAway;
+use waiting::{Place, Waiting};
 
 /// The pipeline, in running order. Each stage takes the type that the one before it makes: leaving one out does not
 /// compile.
@@ -58,9 +68,11 @@ fn stack(shared: &Arc<Shared>) -> Pipeline {
         .layer_fn(Respond) //                                       Rejection -> problem JSON
         .layer(narrow(route::choose)) //                            Arrived   -> Routed: a sane target that a route takes
         .layer_fn(Endpoints::with(shared.clone())) //               what the gateway itself answers on a route: renewals, tickets
+        .layer_fn(TurnAway::with(shared.clone())) //                Rejection -> a Close, where the route says so
         .layer(narrow(move |routed| limit::check(&state, routed))) // Routed  -> Within: the gateway takes new streams
         .layer(narrow(origin::check)) //                            Within    -> Welcome: from a page that may
         .layer(narrow(upgrade::check)) //                           Welcome   -> Upgrade: a WebSocket handshake
+        .layer_fn(Doorkeeper::with(shared.clone())) //              Upgrade   -> 101 at once, where a message has the token
         .layer_fn(Authenticate::with(shared.clone())) //            Upgrade   -> Admitted: the one token, or a ticket, is good
         .service(Forward(shared.clone())); //                       Admitted  -> 101: a place, the service, the stream
     BoxCloneSyncService::new(stages)
@@ -77,6 +89,8 @@ pub struct Config {
     pub max_tickets: usize,
     /// Peers whose word on where a request came from is believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// How many streams may wait for their first message, or for the end of their refusal.
+    pub waiting: waiting::Caps,
 }
 
 /// The pipeline with its rules. Clones are the same gateway.
@@ -110,6 +124,7 @@ impl Gateway {
             tickets: Tickets::default(),
             tracker,
             metrics,
+            waiting: Waiting::default(),
         });
         Self { pipeline: stack(&shared), shared, fallback: None }
     }
@@ -130,9 +145,18 @@ impl Gateway {
         self.shared.rules.load().routes.iter().map(|route| route.name.clone()).collect()
     }
 
-    /// From now on new streams are refused with 503, those whose service is being dialled too.
-    pub fn begin_drain(&self) {
+    /// From now on new streams are refused with 503, those whose service is being dialled too. Those that wait for their
+    /// first message are closed, spread over `window`.
+    pub fn begin_drain(&self, window: Duration) {
         self.shared.draining.store(true, Ordering::SeqCst);
+        self.shared.waiting.end_where(|_| true, CloseReason::Drain, window);
+    }
+
+    /// Closes the streams that wait for their first message on a route that is not in force any more.
+    pub fn end_strays(&self) {
+        let rules = self.shared.rules.load();
+        let gone = |name: &str| rules.routes.iter().all(|route| *route.name != *name);
+        self.shared.waiting.end_where(gone, CloseReason::RouteGone, Duration::ZERO);
     }
 
     /// Whether it is leaving.
@@ -180,11 +204,17 @@ pub struct Shared {
     tickets: Tickets,
     tracker: TaskTracker,
     metrics: Metrics,
+    waiting: Waiting,
 }
 
 impl Shared {
     fn draining(&self) -> bool {
         self.draining.load(Ordering::SeqCst)
+    }
+
+    /// A place among those that wait, for a client of `route` that comes from `address`.
+    fn wait(&self, visit: &Visit, route: &Route, address: IpAddr) -> Place {
+        self.waiting.enter(route.name.clone(), address, visit.rules.config.waiting)
     }
 }
 
@@ -210,6 +240,11 @@ impl Visit {
     /// The name of the route that took the request, if one did.
     fn route_name(&self) -> Option<&str> {
         self.route.get().map(|name| &**name)
+    }
+
+    /// Where a request with these headers comes from, for counting.
+    fn client(&self, headers: &HeaderMap) -> IpAddr {
+        address::client(headers, self.peer.address.ip(), &self.rules.config.trusted_proxies)
     }
 
     /// Whether the peer is a proxy whose word counts.

@@ -16,6 +16,7 @@ use crate::gateway::rejection::{Fault, Rejection};
 use crate::gateway::{Arrived, Body, Visit};
 use crate::names::field;
 use crate::telemetry::Metrics;
+use crate::ws::CloseText;
 
 /// See the module.
 #[derive(Clone)]
@@ -49,19 +50,22 @@ where
         let (reply, metrics) = (self.inner.call(arrived), self.metrics.clone());
         Box::pin(async move {
             let mut response = reply.await?;
+            let status = response.status();
+            let code = response.extensions_mut().remove::<CloseText>().map(|close| close.code());
             match response.extensions_mut().remove::<Rejection>() {
                 Some(rejection) => {
                     if visit.own.get().is_none() {
                         metrics.upgrade(visit.route.get(), Some(rejection.told().reason));
                     }
-                    refused(&visit, response.status(), rejection.fault(), rejection.cause(), &rejection.detail());
+                    let why = (rejection.cause(), &*rejection.detail());
+                    refused(&visit, status, code, rejection.fault(), why);
                 }
                 // What the gateway itself answers is no refusal, and told by whoever answered.
                 None if response.extensions_mut().remove::<Answered>().is_some() => {}
-                None if response.status() != StatusCode::SWITCHING_PROTOCOLS => {
-                    let detail = "the service refused the upgrade";
+                None if status != StatusCode::SWITCHING_PROTOCOLS => {
                     metrics.upgrade(visit.route.get(), Some("upstream_answer"));
-                    refused(&visit, response.status(), Fault::Request, "upstream_answer", detail);
+                    let why = ("upstream_answer", "the service refused the upgrade");
+                    refused(&visit, status, None, Fault::Request, why);
                 }
                 None => metrics.upgrade(visit.route.get(), None),
             }
@@ -70,13 +74,21 @@ where
     }
 }
 
-fn refused(visit: &Visit, status: StatusCode, fault: Fault, cause: &str, detail: &str) {
+/// Writes the line: what the client is told, and why, as cause and detail. `code`: of the Close, if it is told by one.
+pub(super) fn refused(
+    visit: &Visit,
+    status: StatusCode,
+    code: Option<u16>,
+    fault: Fault,
+    (cause, detail): (&str, &str),
+) {
     macro_rules! line {
         ($level:ident) => {
             tracing::$level!(
                 { field::ROUTE } = visit.route_name(),
                 { field::PEER } = %visit.peer.address,
                 { field::STATUS } = status.as_u16(),
+                { field::CODE } = code,
                 { field::CAUSE } = cause,
                 { field::DETAIL } = detail,
                 "refused"

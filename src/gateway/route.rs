@@ -7,6 +7,7 @@ use http::header::{HOST, HeaderName};
 use http::{HeaderMap, HeaderValue, Request, Uri};
 
 use crate::clock::Wall;
+use crate::gateway::first_message::Expected;
 use crate::gateway::path;
 use crate::gateway::rejection::Rejection;
 use crate::gateway::{Arrived, Visit};
@@ -35,6 +36,16 @@ pub enum Origins {
     /// Only these (scheme, host and port, compared in lower case); a request without `Origin` does not come from a
     /// page, and passes unless a cookie carrier is configured.
     Only(Vec<String>),
+}
+
+/// How a client that is refused learns of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reject {
+    /// By an HTTP status, which a script in a browser does not see.
+    #[default]
+    Http,
+    /// By a `101` and a Close, where the refusal has one.
+    Close,
 }
 
 /// One claim that is sent to the service in a header.
@@ -95,6 +106,10 @@ pub struct Route {
     pub strict_path: bool,
     /// Where the token may stand, in this order.
     pub carriers: Vec<Carrier>,
+    /// What is expected of the first message; only, and always, where it is the carrier.
+    pub first_message: Option<Arc<Expected>>,
+    /// How refusals are told.
+    pub reject: Reject,
     /// Says whether a token is good here.
     pub judge: Arc<dyn Judge>,
     /// Who may open a stream from a page.
@@ -229,6 +244,8 @@ mod tests {
             path: path.into(),
             strict_path,
             carriers: Vec::new(),
+            first_message: None,
+            reject: Reject::Http,
             judge: Arc::new(Never),
             origins: Origins::Any,
             upstream: upstream::Config {

@@ -8,7 +8,6 @@ pub mod in_band;
 mod notice;
 mod pump;
 
-use std::cell::RefCell;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -25,7 +24,7 @@ use crate::stream::{
     codes,
 };
 use crate::token::Grant;
-use crate::wire::{Scratch, Wire};
+use crate::wire::{Scratch, Wire, with_scratch};
 use crate::ws::{Extensions, Sender, close};
 use pump::Leg;
 
@@ -104,11 +103,7 @@ impl<D: Wire + Unpin, U: Wire + Unpin> Future for Relay<D, U> {
     type Output = Outcome;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
-        SCRATCH.with_borrow_mut(|scratch| {
-            let turned = self.turn(cx, scratch);
-            scratch.poison();
-            turned
-        })
+        with_scratch(|scratch| self.turn(cx, scratch))
     }
 }
 
@@ -359,10 +354,6 @@ fn deliver_to<A: Wire, B: Wire>(
 /// wakes itself is polled 60 times before that, and every step of a new client's handshake would wait as long.
 fn give_way(cx: &mut Context<'_>) {
     let _ = pin!(tokio::task::yield_now()).poll(cx);
-}
-
-thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::new());
 }
 
 /// How often one poll looks again because something changed, before other tasks have their turn.

@@ -5,6 +5,7 @@
 //! carriers. What other carriers would take stays in the request untouched.
 
 mod header;
+pub mod message;
 mod query;
 mod subprotocol;
 
@@ -33,6 +34,8 @@ pub enum Carrier {
     Cookie(String),
     /// `ticket:NAME`: `?NAME=<ticket>`, in the place of a token. [`take_parameter`] takes it out.
     Ticket(String),
+    /// `message`: nowhere in the request; in the stream's first message. The only carrier of its route.
+    Message,
 }
 
 /// The token, and the request as the service behind may see it.
@@ -116,6 +119,17 @@ pub fn take_parameter(query: Option<&str>, name: &str) -> Result<(Option<String>
 }
 
 const MALFORMED: &str = "a handle or ticket in the query is 22 to 64 characters of base64url";
+
+/// What a client that is answered before its token is judged, or without, is answered as its subprotocol: the first of
+/// its entries that is not the token's and stands in `among`, if that is given. `None` if there is none. Refuses a
+/// malformed list with [`Public::BadRequest`].
+pub fn answerable(
+    carriers: &[Carrier],
+    headers: &HeaderMap,
+    among: Option<&[String]>,
+) -> Result<Option<String>, Denial> {
+    subprotocol::answerable(carriers, headers, among)
+}
 
 /// The one token that was found so far.
 #[derive(Default)]

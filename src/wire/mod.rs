@@ -9,6 +9,7 @@ pub mod served;
 pub mod tcp;
 pub mod tls;
 
+use std::cell::RefCell;
 use std::io;
 use std::task::{Context, Poll};
 
@@ -98,6 +99,19 @@ impl Default for Scratch {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Runs `work` with the thread's scratch. Must not be called within `work`.
+pub fn with_scratch<R>(work: impl FnOnce(&mut Scratch) -> R) -> R {
+    SCRATCH.with_borrow_mut(|scratch| {
+        let result = work(scratch);
+        scratch.poison();
+        result
+    })
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::new());
 }
 
 /// The wires of the gateway: TLS or TCP, on either side.

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue};
 use zeroize::Zeroizing;
 
 use super::{Carrier, Found, check_size};
-use crate::secret::Token;
+use crate::secret::{Token, mask_tokens};
 use crate::token::{Denial, Public};
 
 /// The entry that announces the token in the pair form.
@@ -77,6 +77,29 @@ pub(super) fn take(carriers: &[Carrier], headers: &HeaderMap, found: &mut Found)
         }
     }
     Ok(offer)
+}
+
+/// The first entry that a client can be answered with before its token is judged, or without: neither the token's own, by
+/// the carriers' forms or by its looks, nor, if there is a list, one that is not in it.
+pub(super) fn answerable(
+    carriers: &[Carrier],
+    headers: &HeaderMap,
+    among: Option<&[String]>,
+) -> Result<Option<String>, Denial> {
+    let prefixed = |entry: &str| {
+        carriers.iter().any(|carrier| match carrier {
+            Carrier::SubprotocolPrefix(prefix) | Carrier::SubprotocolEncoded(prefix) => entry.starts_with(prefix),
+            _ => false,
+        })
+    };
+    let pair = carriers.contains(&Carrier::SubprotocolPair);
+    let mut after_marker = false;
+    let mut candidates = entries(headers)?.into_iter().filter(|entry| {
+        let token = after_marker || prefixed(entry) || mask_tokens(entry, "").is_some();
+        after_marker = pair && !after_marker && entry == MARKER;
+        !token
+    });
+    Ok(candidates.find(|entry| among.is_none_or(|among| among.contains(entry))))
 }
 
 /// Counts `entry` as the token if one of the carriers' prefixes stands before it; the first such carrier decides.

@@ -487,3 +487,28 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn an_answer_before_the_token_is_judged_is_never_the_token() {
+    let jwt = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhIn0.c2ln";
+    let carriers = [Carrier::SubprotocolPair, Carrier::SubprotocolPrefix("b.".into())];
+    let among = ["chat".to_owned(), "other".to_owned()];
+    let table: [(&str, Option<&[String]>, Option<&str>); 9] = [
+        ("", None, None),
+        ("chat", None, Some("chat")),
+        ("bearer, T, chat", None, Some("bearer")),
+        ("b.T, chat", None, Some("chat")),
+        ("JWT, chat", None, Some("chat")),
+        ("JWT", None, None),
+        ("bearer, chat, other", Some(&among), Some("other")),
+        ("x, other, chat", Some(&among), Some("other")),
+        ("x", Some(&among), None),
+    ];
+    for (offered, among, expected) in table {
+        let offered = offered.replace("JWT", jwt);
+        let values: &[&[u8]] = if offered.is_empty() { &[] } else { &[offered.as_bytes()] };
+        let answer = answerable(&carriers, &headers(&SEC_WEBSOCKET_PROTOCOL, values), among).unwrap();
+        assert_eq!(answer.as_deref(), expected, "{offered}");
+    }
+    assert!(answerable(&carriers, &headers(&SEC_WEBSOCKET_PROTOCOL, &[b"a,,b"]), None).is_err());
+}
