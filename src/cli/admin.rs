@@ -68,7 +68,7 @@ pub(super) struct RevokeArguments {
     #[command(flatten)]
     what: What,
     /// Only tokens issued before: "now", seconds since 1970, or 2026-11-22T10:00:00Z; with --sub
-    #[arg(long, value_name = "TIME", requires = "sub")]
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["jti", "sid"])]
     issued_before: Option<String>,
     /// For how long, such as 1h [default: as long as a token of the issuer may live]
     #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
