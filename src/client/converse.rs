@@ -9,8 +9,8 @@ use tokio::sync::mpsc;
 use crate::client::event::Next;
 use crate::client::renewing::{Means, Progress, Renewing};
 use crate::client::{
-    Client, End, Event, Fetched, OpenError, Received, Renewal, RenewalMode, Round, SourceError, Standing, Stream,
-    renew, sleep_until,
+    Client, End, Event, Fetched, OpenError, Post, Received, RenewalMode, Round, SourceError, Standing, Stream, renew,
+    sleep_until,
 };
 use crate::issuer::schedule::{RenewalAdvice, after_renewal, after_renewal_in_band, retry_after};
 
@@ -189,7 +189,7 @@ impl Client<'_> {
                 talk.renewing.post(async move {
                     let (target, tls, token) = (&settings.target, settings.tls.as_ref(), &token.token);
                     let timeout = settings.open_timeout.min(RENEWAL_TIMEOUT);
-                    renew(Renewal { target, tls, handle: &handle, token, timeout }).await
+                    renew(Post { target, tls, handle: Some(&handle), token, timeout }).await
                 });
             }
             Some(Means::Message(prefix)) => {

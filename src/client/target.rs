@@ -7,7 +7,6 @@ use http::header::{SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE};
 use http::{HeaderMap, HeaderValue, Request, Uri};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use crate::names::RENEW_PATH;
 use crate::secret::{Token, mask_typed};
 use crate::token::Carrier;
 
@@ -100,9 +99,9 @@ impl Target {
         &self.authority
     }
 
-    /// Where a stream that was opened here is renewed.
-    pub(super) fn renewal_path(&self) -> String {
-        format!("{}{RENEW_PATH}", self.path.trim_end_matches('/'))
+    /// One of the gateway's own paths, `path`, for what is opened here.
+    pub(super) fn below(&self, path: &str) -> String {
+        format!("{}{path}", self.path.trim_end_matches('/'))
     }
 
     /// The upgrade request (RFC 6455, section 4.1) with `token`, if there is one, in the place that `carrier` names.
@@ -226,7 +225,7 @@ mod tests {
 
     #[test]
     fn a_stream_is_renewed_below_the_path_that_it_was_opened_at() {
-        let path = |url: &str| url.parse::<Target>().unwrap().renewal_path();
+        let path = |url: &str| url.parse::<Target>().unwrap().below("/.portcullis/renew");
         assert_eq!(path("wss://a"), "/.portcullis/renew");
         assert_eq!(path("wss://a/"), "/.portcullis/renew");
         assert_eq!(path("wss://a/chat?x=1"), "/chat/.portcullis/renew");

@@ -14,7 +14,7 @@ use http::header::{HeaderName, X_CONTENT_TYPE_OPTIONS};
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
 use percent_encoding::percent_decode_str;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::clock::Clock;
 use crate::demo::stage::Issuer;
@@ -69,21 +69,14 @@ impl Page {
         let Some(wish) = Wish::read(request.uri.query().unwrap_or_default()) else {
             return refusal(StatusCode::BAD_REQUEST, "message, ttl or kind cannot be used", host);
         };
-        let now = self.clock.now();
-        let mint = match wish.kind {
-            Kind::Forged => &self.issuer.forged,
-            Kind::WrongAudience => &self.issuer.wrong_audience,
-            Kind::Good | Kind::Expired => &self.issuer.good,
+        let (issuer, now, ttl) = (&self.issuer, self.clock.now(), Duration::from_secs(wish.ttl));
+        let minted = match wish.kind {
+            Kind::Good => issuer.issue(&wish.message, &wish.session, ttl, now),
+            Kind::Expired => issuer.expired(&wish.message, &wish.session, ttl, now),
+            Kind::Forged => issuer.forge(&wish.message, &wish.session, ttl, now),
+            Kind::WrongAudience => issuer.misdirect(&wish.message, &wish.session, ttl, now),
         };
-        // To the millisecond: a person who asks for ten seconds gets ten.
-        let begin = u64::try_from(now.wall.since_epoch().as_millis()).unwrap_or(u64::MAX);
-        let life = wish.ttl.saturating_mul(1000);
-        let issued = if wish.kind == Kind::Expired { begin.saturating_sub(life.saturating_add(1000)) } else { begin };
-        let mut claims = Map::new();
-        claims.insert("sub".into(), wish.message.into());
-        claims.insert("iat".into(), seconds(issued));
-        claims.insert("exp".into(), seconds(issued.saturating_add(life)));
-        let Ok(minted) = mint.sign(&claims, now) else {
+        let Ok(minted) = minted else {
             return refusal(StatusCode::INTERNAL_SERVER_ERROR, "the token cannot be signed", host);
         };
         let left = minted.expires.saturating_since(self.clock.now().wall);
@@ -94,11 +87,6 @@ impl Page {
         });
         reply(StatusCode::OK, "application/json", body.to_string().into(), host)
     }
-}
-
-/// A NumericDate from milliseconds.
-fn seconds(milliseconds: u64) -> Value {
-    Duration::from_millis(milliseconds).as_secs_f64().into()
 }
 
 /// Which token is wanted.
@@ -113,20 +101,23 @@ enum Kind {
 #[derive(Debug, PartialEq, Eq)]
 struct Wish {
     message: String,
+    /// Whose token it is: its `sid`.
+    session: String,
     /// Seconds.
     ttl: u64,
     kind: Kind,
 }
 
 impl Wish {
-    /// Reads `message=..&ttl=..&kind=..`; `None` if anything in it is unknown or out of range.
+    /// Reads `message=..&session=..&ttl=..&kind=..`; `None` if anything in it is unknown or out of range.
     fn read(query: &str) -> Option<Self> {
-        let mut wish = Self { message: String::new(), ttl: 10, kind: Kind::Good };
+        let mut wish = Self { message: String::new(), session: String::new(), ttl: 10, kind: Kind::Good };
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=')?;
             let value = percent_decode_str(value).decode_utf8().ok()?;
             match name {
                 "message" if value.chars().count() <= MAX_MESSAGE => wish.message = value.into_owned(),
+                "session" if is_session(&value) => wish.session = value.into_owned(),
                 "ttl" => wish.ttl = value.parse().ok().filter(|seconds| TTL.contains(seconds))?,
                 "kind" => {
                     wish.kind = match value.as_ref() {
@@ -140,8 +131,13 @@ impl Wish {
                 _ => return None,
             }
         }
-        Some(wish)
+        Some(wish).filter(|wish| !wish.session.is_empty())
     }
+}
+
+/// The page makes them up, one for each person that it plays.
+fn is_session(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
 /// The port in `Host` if its name is one of this machine that nobody else can give out.
@@ -201,15 +197,11 @@ mod tests {
     use http::Request;
 
     use super::*;
-    use crate::issuer::{Mint, MintKey};
     use crate::secret::Secret;
-    use crate::token::keys::Algorithm;
 
     fn page() -> Page {
         let secret = Secret::new(b"an example secret of enough bytes".to_vec());
-        let key = MintKey::from_secret(Algorithm::HS256, None, &secret).unwrap();
-        let mint = Mint::new(key, Map::new(), Duration::from_secs(10));
-        let issuer = Issuer { good: mint.clone(), forged: mint.clone(), wrong_audience: mint };
+        let issuer = Issuer::new(&secret, Duration::from_secs(10)).unwrap();
         Page::new(issuer, Clock::system(), Arc::new(OnceLock::from(8443)))
     }
 
@@ -241,7 +233,7 @@ mod tests {
 
     #[test]
     fn a_token_is_made_for_the_page_itself_and_for_nobody_else() {
-        let token = "/token?message=hi%20there&ttl=5&kind=good";
+        let token = "/token?message=hi%20there&session=me-1&ttl=5&kind=good";
         let made = ask("POST", token, "127.0.0.1", &[HERE, FROM_PAGE, ("sec-fetch-site", "same-origin")]).unwrap();
         assert_eq!(made.status(), 200);
         assert_eq!(made.headers()[CACHE_CONTROL], "no-store");
@@ -294,10 +286,14 @@ mod tests {
 
     #[test]
     fn wishes_out_of_range_are_refused() {
-        let wish = Wish::read("message=a%26b+c&ttl=3600&kind=audience").unwrap();
-        assert_eq!(wish, Wish { message: "a&b+c".into(), ttl: 3600, kind: Kind::WrongAudience });
+        let wish = Wish::read("message=a%26b+c&session=A-1&ttl=3600&kind=audience").unwrap();
+        assert_eq!(wish, Wish { message: "a&b+c".into(), session: "A-1".into(), ttl: 3600, kind: Kind::WrongAudience });
         let long = format!("message={}", "x".repeat(201));
         for bad in ["ttl=1", "ttl=3601", "ttl=-5", "ttl=1e3", "kind=x", "other=1", "message", "message=%ff", &long] {
+            assert!(Wish::read(&format!("session=me&{bad}")).is_none(), "{bad}");
+        }
+        let long = format!("session={}", "x".repeat(65));
+        for bad in ["message=hi", "session=", "session=a%20b", "session=%22", &long] {
             assert!(Wish::read(bad).is_none(), "{bad}");
         }
     }

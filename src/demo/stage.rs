@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -18,12 +18,11 @@ use crate::app::{App, Running};
 use crate::backend::verifier::{Sink, Verdict};
 use crate::backend::{Settings, echo, verifier};
 use crate::client;
-use crate::clock::Clock;
+use crate::clock::{Clock, Now, Wall};
 use crate::config;
 use crate::demo::certs::{self, PrivateFolder, PublishedCa};
 use crate::demo::page;
-use crate::issuer::mint::random_id;
-use crate::issuer::{Mint, MintKey};
+use crate::issuer::{Mint, MintError, MintKey, Minted};
 use crate::names::CERTS_DIR;
 use crate::secret::Secret;
 use crate::token::keys::Algorithm;
@@ -73,11 +72,11 @@ pub(super) struct Stage {
 #[derive(Clone)]
 pub(super) struct Issuer {
     /// The one that the gateway and the verifier trust.
-    pub(super) good: Mint,
+    good: Mint,
     /// Same claims, another secret.
-    pub(super) forged: Mint,
-    /// Same secret, for somebody else.
-    pub(super) wrong_audience: Mint,
+    forged: Mint,
+    /// Same secret, for another service.
+    wrong_audience: Mint,
 }
 
 impl Stage {
@@ -149,14 +148,35 @@ impl Stage {
 }
 
 impl Issuer {
-    fn new(secret: &Secret, ttl: Duration) -> Result<Self, StageError> {
+    /// A good token for this session, to the millisecond: one that is asked for ten seconds has ten.
+    pub(super) fn issue(&self, message: &str, session: &str, ttl: Duration, now: Now) -> Result<Minted, MintError> {
+        sign(&self.good, message, session, ttl, now)
+    }
+
+    /// One that was good until a second ago.
+    pub(super) fn expired(&self, message: &str, session: &str, ttl: Duration, now: Now) -> Result<Minted, MintError> {
+        let since = now.wall.since_epoch().saturating_sub(ttl.saturating_add(Duration::from_secs(1)));
+        sign(&self.good, message, session, ttl, Now { wall: Wall::from_epoch(since), ..now })
+    }
+
+    /// The same with a signature that is not the issuer's.
+    pub(super) fn forge(&self, message: &str, session: &str, ttl: Duration, now: Now) -> Result<Minted, MintError> {
+        sign(&self.forged, message, session, ttl, now)
+    }
+
+    /// The same for another service.
+    pub(super) fn misdirect(&self, message: &str, session: &str, ttl: Duration, now: Now) -> Result<Minted, MintError> {
+        sign(&self.wrong_audience, message, session, ttl, now)
+    }
+
+    /// An issuer with this secret.
+    pub(super) fn new(secret: &Secret, ttl: Duration) -> Result<Self, StageError> {
         let key = |secret: &Secret| {
             MintKey::from_secret(Algorithm::HS256, None, secret).map_err(|error| StageError::Key(error.to_string()))
         };
         let mut claims = Map::new();
         claims.insert("iss".into(), ISS.into());
         claims.insert("aud".into(), AUD.into());
-        claims.insert("sid".into(), random_id().into());
         let mut foreign = claims.clone();
         foreign.insert("aud".into(), json!("another service"));
         Ok(Self {
@@ -165,6 +185,18 @@ impl Issuer {
             wrong_audience: Mint::new(key(secret)?, foreign, ttl),
         })
     }
+}
+
+fn sign(mint: &Mint, message: &str, session: &str, ttl: Duration, now: Now) -> Result<Minted, MintError> {
+    let issued = u64::try_from(now.wall.since_epoch().as_millis()).unwrap_or(u64::MAX);
+    let expires = issued.saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
+    let seconds = |milliseconds| Value::from(Duration::from_millis(milliseconds).as_secs_f64());
+    let mut claims = Map::new();
+    claims.insert("sub".into(), message.into());
+    claims.insert("sid".into(), session.into());
+    claims.insert("iat".into(), seconds(issued));
+    claims.insert("exp".into(), seconds(expires));
+    mint.sign(&claims, now)
 }
 
 async fn listen() -> Result<(TcpListener, SocketAddr), StageError> {
@@ -207,7 +239,7 @@ secret_file = "token.secret"
 name = "echo"
 path = "{ECHO}"
 upstream = "ws://{echo}"
-carriers = ["query:access_token", "subprotocol:pair", "header"]
+carriers = ["query:access_token", "subprotocol:pair", "header", "ticket:{TICKET}"]
 same = ["iss", "sid"]
 identity = {{ "{SUBJECT_HEADER}" = "sub" }}
 
@@ -215,8 +247,9 @@ identity = {{ "{SUBJECT_HEADER}" = "sub" }}
 name = "verifier"
 path = "{VERIFIER}"
 upstream = "ws://{verifier}"
-carriers = ["query:access_token", "subprotocol:pair", "header"]
+carriers = ["query:access_token", "subprotocol:pair", "header", "ticket:{TICKET}"]
 same = ["iss", "sid"]
+renew_in_band = "forward"
 "#
     )
 }
@@ -225,6 +258,8 @@ same = ["iss", "sid"]
 pub(super) const ECHO: &str = "/echo";
 /// Path of the verifier route.
 pub(super) const VERIFIER: &str = "/verifier";
+/// The name of a ticket in the query.
+pub(super) const TICKET: &str = "ticket";
 /// The header in which the echo service learns who its client is.
 pub(super) const SUBJECT_HEADER: &str = "X-Subject";
 const ISS: &str = "portcullis demo";

@@ -1,0 +1,62 @@
+//! The other ways in, and what is refused.
+
+use std::io::Write;
+use std::time::Duration;
+
+use super::{STEP_TIMEOUT, Story, query, refused};
+use crate::client::{Post, ticket};
+use crate::demo::stage::{ECHO, TICKET};
+use crate::issuer::Minted;
+use crate::token::Carrier;
+
+impl<W: Write> Story<'_, W> {
+    /// A ticket opens one stream in the place of the token, and no second one.
+    pub(super) async fn ticket(&mut self) {
+        self.printer.heading("A ticket, so that no token stands in a URL");
+        let Some(token) = self.issue(MESSAGE, true) else { return };
+        let asked = match self.target(ECHO) {
+            Ok(target) => {
+                let (tls, token) = (Some(&self.stage.tls), &token.token);
+                ticket(Post { target: &target, tls, handle: None, token, timeout: STEP_TIMEOUT }).await
+            }
+            Err(error) => Err(error),
+        };
+        let (ticket, life) = match asked {
+            Ok(given) => given,
+            Err(error) => return self.step(false, "gateway", &format!("gives no ticket: {error}")),
+        };
+        self.step(life > Duration::ZERO, "gateway", &format!("a ticket for {} s, for one stream", life.as_secs()));
+        let carrier = Carrier::Ticket(TICKET.to_owned());
+        if let Some(mut stream) = self.opened(ECHO, carrier.clone(), Some(&ticket), "ticket in the query").await {
+            self.identity(&mut stream, MESSAGE).await;
+            stream.close().await;
+        }
+        let (good, told) = refused(self.attempt(ECHO, carrier, Some(&ticket)).await, 401, "token_invalid").await;
+        self.step(good, "gateway", &format!("the same ticket once more: {told}"));
+    }
+
+    /// What the gate refuses before anything reaches a service.
+    pub(super) async fn refusals(&mut self, old: Option<Minted>) {
+        self.printer.heading("What the gate refuses");
+        let (issuer, now) = (&self.stage.issuer, self.clock.now());
+        let token = |minted: Result<Minted, _>| minted.ok().map(|minted| minted.token);
+        let forged = token(issuer.forge("let me in", &self.session, self.ttl, now));
+        let foreign = token(issuer.misdirect("let me in", &self.session, self.ttl, now));
+        let table = [
+            ("forged signature", forged, "token_invalid"),
+            ("expired", old.map(|minted| minted.token), "token_expired"),
+            ("wrong audience", foreign, "token_invalid"),
+        ];
+        for (name, token, reason) in table {
+            let (good, told) = match token {
+                Some(token) => refused(self.attempt(ECHO, query(), Some(&token)).await, 401, reason).await,
+                None => (false, "there is no token to try".to_owned()),
+            };
+            self.printer.check(good, name, &told);
+        }
+        let (good, told) = refused(self.attempt(ECHO, query(), None).await, 401, "token_missing").await;
+        self.printer.check(good, "no token", &told);
+    }
+}
+
+const MESSAGE: &str = "Hello";
