@@ -198,20 +198,38 @@ async fn a_stream_is_judged_by_its_present_token() {
     assert_eq!(link.frame().await.close_code(), (3003, "token revoked"));
 }
 
+/// When to send a ban so that it races with a renewal, on any machine: after one that was late it is sent earlier, and the
+/// other way round, so that both keep coming.
+#[derive(Default)]
+struct Aim {
+    micros: u64,
+}
+
+impl Aim {
+    fn wait(&self) -> Duration {
+        Duration::from_micros(self.micros)
+    }
+
+    fn ban_was_late(&mut self, late: bool) {
+        self.micros = if late { self.micros.saturating_sub(700) } else { self.micros + 400 };
+    }
+}
+
 #[tokio::test]
 async fn a_renewal_that_was_confirmed_is_not_undone_by_the_ban_of_the_old_token() {
     let backend = Backend::echo().await;
     let (gateway, admin) = start(&backend, "").await;
-    let (mut kept, mut ended) = (0, 0);
+    let (mut kept, mut ended, mut aim) = (0, 0, Aim::default());
     for round in 0..150_u64 {
         let [old, new] = [format!("old-{round}"), format!("new-{round}")];
         let (mut link, handle) = open(&gateway, &token(&json!({"jti": old}))).await;
         let fresh = token(&json!({"jti": new}));
-        let renewing = async {
-            tokio::time::sleep(Duration::from_micros(round * 37 % 1500)).await;
-            renew(&gateway, &handle, &fresh).await
+        let banning = async {
+            tokio::time::sleep(aim.wait()).await;
+            admin.revoke(ban("jti", &old)).await
         };
-        let (reply, answer) = tokio::join!(renewing, admin.revoke(ban("jti", &old)));
+        let (reply, answer) = tokio::join!(renew(&gateway, &handle, &fresh), banning);
+        aim.ban_was_late(reply.status == 200);
         if reply.status == 200 {
             kept += 1;
             assert_eq!(alive(&mut link).await, Ok(()), "round {round}: 200, and then ended ({answer})");
@@ -229,16 +247,17 @@ async fn a_renewal_that_was_confirmed_is_not_undone_by_the_ban_of_the_old_token(
 async fn no_stream_lives_on_by_a_token_that_was_revoked_while_it_was_applied() {
     let backend = Backend::echo().await;
     let (gateway, admin) = start(&backend, "").await;
-    let (mut applied, mut refused) = (0, 0);
+    let (mut applied, mut refused, mut aim) = (0, 0, Aim::default());
     for round in 0..150_u64 {
         let [old, new] = [format!("old-{round}"), format!("new-{round}")];
         let (mut link, handle) = open(&gateway, &token(&json!({"jti": old}))).await;
         let fresh = token(&json!({"jti": new}));
         let banning = async {
-            tokio::time::sleep(Duration::from_micros(round * 53 % 2500)).await;
+            tokio::time::sleep(aim.wait()).await;
             admin.revoke(ban("jti", &new)).await
         };
         let (reply, answer) = tokio::join!(renew(&gateway, &handle, &fresh), banning);
+        aim.ban_was_late(reply.status == 200);
         match (reply.status, alive(&mut link).await) {
             (200, Err((3003, _))) => applied += 1,
             // Refused before it was applied: the old token still counts. Or in the moment in which it was: then it ends.

@@ -291,6 +291,6 @@ mod tests {
     fn a_table_has_straight_columns_and_nothing_that_moves_a_terminal() {
         let cell = |text: &str| shown(&json!(text));
         let rows = [vec!["A".into(), "B".into()], vec![cell("\u{1b}[2J"), cell("é")]];
-        assert_eq!(table(&rows), "A           B\n\\u{1b}[2J  é\n");
+        assert_eq!(table(&rows), "A          B\n\\u{1b}[2J  é\n");
     }
 }
