@@ -13,9 +13,11 @@ use portcullis::clock::{Clock, ManualClock, Now, Wall};
 use portcullis::registry::Renewal;
 use portcullis::relay::Early;
 use portcullis::relay::in_band::{InBand, Mode, Renewer, Verdict};
+use portcullis::revocation::Ban;
 use portcullis::secret::{Opaque, Token, fingerprint};
 use portcullis::stream::{CloseReason, Limits, RenewalError, Signal, Terms};
-use portcullis::token::{Denial, Grant, Principal, Public};
+use portcullis::token::marks::Kind;
+use portcullis::token::{Denial, Grant, Marks, Principal, Public};
 use tokio::sync::oneshot;
 
 const LIFE: Duration = Duration::from_secs(100);
@@ -119,6 +121,26 @@ async fn of_two_renewals_at_once_both_are_answered_and_the_later_deadline_stays(
     advance(&clock, LIFE * 3 - MARGIN);
     rig.client.send(&masked(0x81, b"still here"));
     rig.service.receives(&masked(0x81, b"still here")).await;
+}
+
+#[tokio::test]
+async fn a_token_that_was_banned_before_the_stream_stood_by_it_ends_the_stream() {
+    let clock = ManualClock::new();
+    let rig = rig(&clock.clock());
+    let now = clock.clock().now();
+    // The ban has looked through the streams already, and has not seen the token.
+    let ban = Ban { iss: "i".into(), kind: Kind::Jti, value: "fresh".into(), issued_before: None, until: None };
+    rig.registry.revocations().insert(ban.clone(), now.wall).unwrap();
+    assert_eq!(rig.registry.revoke(&ban), 0);
+    let expiry = Some(now.wall.saturating_add(LIFE * 2));
+    let marks = Marks::new("i", serde_json::json!({"jti": "fresh"}).as_object().unwrap(), None);
+    let grant = Grant { marks, ..grant(&[], expiry) };
+    let (answering, told) = oneshot::channel();
+    let stream = rig.registry.find(Opaque::parse(HANDLE).unwrap().hash(), "test").unwrap();
+    let terms = Terms { expiry, allow_shorter: false, max_renewals: None };
+    stream.renew(Renewal { grant, terms, answer: answering });
+    assert_eq!(answer(told).await, Err(RenewalError::Revoked));
+    assert_eq!(closed(rig).await, CloseReason::Revoked);
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::clock::{Now, Wall};
 use crate::registry::{Guard, Place, Registry, Signals, Standing, lock};
-use crate::revocation::Ban;
+use crate::revocation::{Ban, Revocations};
 use crate::secret::Fingerprint;
 use crate::stream::{Signal, Traffic};
 use crate::token::Marks;
@@ -122,6 +122,11 @@ impl Registry {
         Some((standing.jti.clone(), standing.marks))
     }
 
+    /// The bans that its streams are held to.
+    pub fn revocations(&self) -> &Revocations {
+        &self.0.revocations
+    }
+
     /// By which claim a token with these marks is revoked, if it is.
     pub fn revoked(&self, marks: &Marks, now: Now) -> Option<Kind> {
         self.0.revocations.find(marks, now.wall)
@@ -195,3 +200,66 @@ fn glimpse(id: u64, place: &Place) -> Glimpse {
 
 /// Places that are found under one hold of the lock.
 const AT_ONCE: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::registry::{Caps, Entry};
+    use crate::secret::fingerprint;
+    use crate::token::Principal;
+
+    fn standing(jti: &str) -> Standing {
+        let marks = Marks::new("i", json!({ "jti": jti }).as_object().unwrap(), None);
+        Standing { jti: Some(jti.into()), marks, token: fingerprint(b"x"), expiry: None, renewals: 0 }
+    }
+
+    fn place(registry: &Registry, jti: &str) -> Guard {
+        let entry = Entry {
+            route: "a".into(),
+            peer: ([192, 0, 2, 1], 1).into(),
+            principal: Principal::new(&["x".into()]),
+            handle: None,
+            since: Wall::default(),
+            standing: standing(jti),
+        };
+        registry.reserve(entry, Caps::default()).unwrap()
+    }
+
+    fn ban(jti: &str) -> Ban {
+        Ban { iss: "i".into(), kind: Kind::Jti, value: jti.into(), issued_before: None, until: None }
+    }
+
+    #[tokio::test]
+    async fn a_renewal_and_a_ban_of_the_old_token_see_each_other_whichever_comes_first() {
+        let registry = Registry::new(&Clock::system());
+        let (first, second) = (place(&registry, "old"), place(&registry, "old"));
+        let renew = |guard: &Guard| guard.stand(|| Ok((standing("new"), ())), "told");
+        assert_eq!(renew(&first), Ok(()));
+        assert_eq!(registry.revoke(&ban("old")), 1, "one of them has another token by now");
+        assert_eq!(renew(&second), Err("told"), "its end is on its way");
+        assert!(second.is_told(Signal::Revoke) && !first.is_told(Signal::Revoke));
+        assert_eq!(registry.token_of(second.id()).unwrap().0.as_deref(), Some("old"));
+        assert_eq!(first.stand(|| Err::<(Standing, ()), _>("refused"), "told"), Err("refused"));
+        assert_eq!(registry.token_of(first.id()).unwrap().0.as_deref(), Some("new"));
+    }
+
+    #[tokio::test]
+    async fn sums_and_pages_hold_what_is_there_and_what_has_ended() {
+        let registry = Registry::new(&Clock::system());
+        let guards: Vec<Guard> = (0..5).map(|_| place(&registry, "x")).collect();
+        let traffic = |frames| Traffic { frames, bytes: frames * 10 };
+        for guard in &guards {
+            guard.meter(traffic(2), traffic(3));
+        }
+        let ids = |after, most| registry.glimpses(after, most).iter().map(|glimpse| glimpse.id).collect::<Vec<_>>();
+        assert_eq!((ids(0, 2), ids(2, 2), ids(4, 2), ids(5, 2)), (vec![1, 2], vec![3, 4], vec![5], vec![]));
+        drop(guards);
+        let _late = place(&registry, "x");
+        let tally = registry.tally();
+        assert_eq!((tally.upward, tally.downward), (traffic(10), traffic(15)));
+        assert_eq!(tally.routes, [("a".into(), 1)]);
+    }
+}
