@@ -5,8 +5,8 @@ mod common;
 use std::time::Duration;
 
 use common::{
-    Backend, Frame, Gateway, Link, PATIENCE, Reply, Role, Signal, claims, config, eventually, field, instant, mint, op,
-    sign, token, within,
+    ADMIN, Admin, Backend, Frame, Gateway, Link, PATIENCE, Reply, Role, Signal, ban, claims, config, eventually, field,
+    instant, mint, op, sign, token, within,
 };
 use serde_json::{Value, json};
 
@@ -286,6 +286,60 @@ async fn a_token_that_dies_while_the_service_is_dialled_opens_no_stream() {
     let mut service = asked.agree("").await;
     assert_eq!(closed(&mut client).await, (3000, "token_expired".to_owned()));
     assert_eq!(service.next().await, None, "the service got no frame");
+}
+
+#[tokio::test]
+async fn a_revoked_token_gets_in_neither_before_nor_while_the_service_is_dialled() {
+    let mut backend = Backend::start().await;
+    let second = format!(
+        "[[route]]\nname = \"refuse\"\npath = \"/refuse\"\nupstream = \"{}\"\nreject = \"close\"",
+        backend.url()
+    );
+    let gateway = Gateway::start(&format!("{ADMIN}{}", config(&backend.url(), &format!("{RAW}\n{second}")))).await;
+    let admin = Admin::of(&gateway).await;
+    let named = |jti: &str| {
+        let mut claims = claims(MINUTE);
+        claims["jti"] = jti.into();
+        mint(&claims)
+    };
+    admin.revoke(ban("jti", "banned")).await;
+    let mut client = waiting(&gateway).await;
+    client.text(&named("banned")).await;
+    assert_eq!(closed(&mut client).await, (3003, "token_revoked".to_owned()));
+    let (_, mut client) = gateway.ask(&format!("/refuse?access_token={}", named("banned")), "").await;
+    assert_eq!(closed(&mut client).await, (3003, "token_revoked".to_owned()));
+    assert_eq!(backend.dialled(), 0);
+    // The ban lands while the service thinks.
+    let mut client = waiting(&gateway).await;
+    client.text(&named("slow")).await;
+    let asked = backend.asked().await;
+    admin.revoke(ban("jti", "slow")).await;
+    let _service = asked.agree("").await;
+    assert_eq!(closed(&mut client).await, (3003, "token_revoked".to_owned()));
+}
+
+#[tokio::test]
+async fn a_client_is_counted_once_when_it_is_known_what_becomes_of_it() {
+    let backend = Backend::echo().await;
+    let gateway = Gateway::start(&format!("{ADMIN}{}", config(&backend.url(), RAW))).await;
+    let admin = Admin::of(&gateway).await;
+    let count = |result: &str, reason: &str| {
+        format!("portcullis_upgrades_total{{route=\"default\",result=\"{result}\",reason=\"{reason}\"}}")
+    };
+    let mut client = waiting(&gateway).await;
+    assert!((admin.metric(&count("accepted", "none")).await - 0.0).abs() < f64::EPSILON, "it waits");
+    client.text(&token(MINUTE)).await;
+    admin.metric_becomes(&count("accepted", "none"), 1.0).await;
+    for message in ["one", "two"] {
+        let mut client = waiting(&gateway).await;
+        client.text(message).await;
+        assert_eq!(closed(&mut client).await.0, 3000);
+    }
+    admin.metric_becomes(&count("refused", "token_invalid"), 2.0).await;
+    let mut client = waiting(&gateway).await;
+    client.close(1000, "").await;
+    admin.metric_becomes(&count("refused", "client_closed"), 1.0).await;
+    admin.metric_becomes(&count("accepted", "none"), 1.0).await;
 }
 
 #[tokio::test]

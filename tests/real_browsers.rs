@@ -111,6 +111,101 @@ async fn sees_expiry_in_the_middle_of_an_upload(kind: &str) {
     }
 }
 
+#[tokio::test]
+async fn chromium_sees_why_it_is_refused_where_refusals_are_told_by_a_close() {
+    sees_why_it_is_refused("chromium").await;
+}
+
+#[tokio::test]
+async fn firefox_sees_why_it_is_refused_where_refusals_are_told_by_a_close() {
+    sees_why_it_is_refused("firefox").await;
+}
+
+async fn sees_why_it_is_refused(kind: &str) {
+    const NOWHERE: &str = "ws://127.0.0.1:9";
+    let route = |path: &str, more: &str| {
+        format!(
+            "[[route]]\nname = \"{path}\"\npath = \"/{path}\"\nupstream = \"{NOWHERE}\"\nreject = \"close\"\n{more}\n"
+        )
+    };
+    let routes = ["", "origins = [\"https://other.example\"]", "close.preset = \"graphql-ws\"", "max_streams = 1"];
+    let names = ["plain", "page", "graphql", "dead"];
+    let routes: Vec<String> = names.iter().zip(routes).map(|(name, more)| route(name, more)).collect();
+    let mut stage = Stage::new(kind, &routes.concat()).await;
+    let expired = mint(&json!({"iss": common::ISSUER, "sub": "x", "exp": 1_000_000_000}));
+    let old = format!("access_token={expired}");
+    let good = format!("access_token={}", token(MINUTE));
+    let wanted = [
+        ("missing", "/plain".to_owned(), "[]", "", ended(3000, "token_missing")),
+        ("expired", format!("/plain?{old}"), "[]", "", ended(3000, "token_expired")),
+        ("foreign", format!("/page?{good}"), "['chat', 'other']", "chat", ended(3003, "forbidden")),
+        (
+            "graphql",
+            format!("/graphql?{old}"),
+            "['graphql-transport-ws']",
+            "graphql-transport-ws",
+            ended(4403, "token_expired"),
+        ),
+        ("unreachable", format!("/dead?{good}"), "[]", "", ended(1013, "upstream_refused")),
+    ];
+    // Again and again: an end of TCP that came too early would be seen now and then only.
+    for _ in 0..10 {
+        for (name, target, protocols, answer, end) in &wanted {
+            stage.open(name, target, protocols).await;
+            // Whoever sends at once still sees the code.
+            stage
+                .page
+                .eval(&format!("void streams.{name}.socket.addEventListener('open', () => send('{name}', 'hello'))"))
+                .await;
+            assert_eq!(stage.opened(name).await, *answer, "{name}");
+            assert_eq!(&stage.ended(name).await, end, "{name}");
+        }
+    }
+    stage.open("pair", "/plain", &format!("['bearer', '{expired}']")).await;
+    assert_eq!(
+        (stage.opened("pair").await, stage.ended("pair").await),
+        ("bearer".into(), ended(3000, "token_expired"))
+    );
+}
+
+#[tokio::test]
+async fn chromium_signs_in_by_its_first_message() {
+    signs_in_by_its_first_message("chromium").await;
+}
+
+#[tokio::test]
+async fn firefox_signs_in_by_its_first_message() {
+    signs_in_by_its_first_message("firefox").await;
+}
+
+async fn signs_in_by_its_first_message(kind: &str) {
+    let route = r#"carriers = ["message"]
+subprotocols = ["graphql-transport-ws"]
+first_message = { pointer = "/payload/token", type = "connection_init", forward = true }
+auth_timeout = "2s""#;
+    let mut stage = Stage::new(kind, route).await;
+    let protocols = "['other', 'graphql-transport-ws']";
+    let init = json!({"type": "connection_init", "payload": {"token": token(Duration::from_secs(4))}}).to_string();
+    stage.open("good", "/subprotocol", protocols).await;
+    assert_eq!(stage.opened("good").await, "graphql-transport-ws");
+    assert_eq!(stage.page.eval("streams.good.socket.extensions").await, "");
+    for message in [&init, "one", "two"] {
+        stage.page.eval(&format!("send('good', {})", json!(message))).await;
+    }
+    for message in [&init, "one", "two"] {
+        assert_eq!(stage.page.eval("received('good')").await, *message);
+    }
+    assert_eq!(stage.ended("good").await, ended(3000, "token expired"));
+
+    stage.open("silent", "/subprotocol", protocols).await;
+    stage.opened("silent").await;
+    assert_eq!(stage.ended("silent").await, ended(3008, "no first message"));
+    stage.open("bad", "/subprotocol", protocols).await;
+    stage.opened("bad").await;
+    stage.page.eval("send('bad', 'hello')").await;
+    assert_eq!(stage.ended("bad").await, ended(1008, "first_message"));
+}
+
 /// What a script sees of a Close that arrives.
 fn ended(code: u16, reason: &str) -> Value {
     json!({"code": code, "reason": reason, "wasClean": true})
@@ -159,9 +254,10 @@ impl Stage {
 async fn play(asked: Asked) {
     let target = asked.target().split('?').next().unwrap_or_default().to_owned();
     let parts: Vec<&str> = target.split('/').skip(1).collect();
-    let mut link = asked.agree("").await;
+    let chosen = if target == "/subprotocol" { "Sec-WebSocket-Protocol: graphql-transport-ws\r\n" } else { "" };
+    let mut link = asked.agree(chosen).await;
     match parts.as_slice() {
-        ["echo" | "hold" | "limit"] => echo(link).await,
+        ["echo" | "hold" | "limit" | "subprotocol"] => echo(link).await,
         ["bad-frame"] => {
             let _ = link.try_raw(&[0x83, 0]).await;
             let _ = link.rest().await;
