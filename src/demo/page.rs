@@ -17,21 +17,30 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
 use crate::clock::Clock;
-use crate::demo::stage::Issuer;
+use crate::demo::stage::{Issuer, revoke};
 use crate::gateway::Fallback;
+use crate::registry::Registry;
 use crate::ws::handshake::only;
 
 /// The page and the issuer behind it.
 pub(super) struct Page {
     issuer: Issuer,
     clock: Clock,
-    port: Arc<OnceLock<u16>>,
+    gate: Arc<OnceLock<Gate>>,
+}
+
+/// What the page knows of the gateway that it stands on.
+pub(super) struct Gate {
+    /// Its port.
+    pub(super) port: u16,
+    /// Its live streams.
+    pub(super) registry: Registry,
 }
 
 impl Page {
-    /// The page of the gateway at `port`; until that is known, nothing is answered.
-    pub(super) fn new(issuer: Issuer, clock: Clock, port: Arc<OnceLock<u16>>) -> Self {
-        Self { issuer, clock, port }
+    /// The page of a gateway; until that is known, nothing is answered.
+    pub(super) fn new(issuer: Issuer, clock: Clock, gate: Arc<OnceLock<Gate>>) -> Self {
+        Self { issuer, clock, gate }
     }
 
     /// What the gateway asks about requests that are no upgrades.
@@ -43,17 +52,21 @@ impl Page {
         let host = only(&request.headers, &HOST)?.to_str().ok()?;
         // Browsers send the target without a host; in any other form it has no business here.
         let plain = request.uri.authority().is_none() && request.uri.scheme().is_none();
-        if !plain || !peer.ip().to_canonical().is_loopback() || loopback_port(host) != self.port.get().copied() {
+        let gate = self.gate.get()?;
+        if !plain || !peer.ip().to_canonical().is_loopback() || loopback_port(host) != Some(gate.port) {
             return None;
         }
-        if request.uri.path() == TOKEN_PATH {
-            return Some(self.token(request, host));
+        match request.uri.path() {
+            TOKEN_PATH => return Some(self.token(request, host)),
+            REVOKE_PATH => return Some(self.revoke(request, gate, host)),
+            _ => {}
         }
         if request.method != Method::GET && request.method != Method::HEAD {
             return None;
         }
         let (kind, content) = match request.uri.path() {
             "/" => ("text/html; charset=utf-8", include_str!("page/index.html")),
+            "/portcullis.js" => ("text/javascript; charset=utf-8", include_str!("../../clients/js/portcullis.js")),
             "/page.js" => ("text/javascript; charset=utf-8", include_str!("page/page.js")),
             "/page.css" => ("text/css; charset=utf-8", include_str!("page/page.css")),
             "/icon.svg" => ("image/svg+xml", include_str!("page/icon.svg")),
@@ -63,7 +76,7 @@ impl Page {
     }
 
     fn token(&self, request: &Parts, host: &str) -> Response<Bytes> {
-        if request.method != Method::POST || !same_origin(request, host) {
+        if !is_own(request, host) {
             return refusal(StatusCode::FORBIDDEN, "only the page itself may ask for a token", host);
         }
         let Some(wish) = Wish::read(request.uri.query().unwrap_or_default()) else {
@@ -86,6 +99,22 @@ impl Page {
             "lifetime": wish.ttl,
         });
         reply(StatusCode::OK, "application/json", body.to_string().into(), host)
+    }
+
+    fn revoke(&self, request: &Parts, gate: &Gate, host: &str) -> Response<Bytes> {
+        if !is_own(request, host) {
+            return refusal(StatusCode::FORBIDDEN, "only the page itself may revoke", host);
+        }
+        let session = request.uri.query().and_then(|query| query.strip_prefix("session="));
+        let Some(session) = session.filter(|session| is_session(session)) else {
+            return refusal(StatusCode::BAD_REQUEST, "session cannot be used", host);
+        };
+        match revoke(&gate.registry, session, self.clock.now()) {
+            Some(ended) => {
+                reply(StatusCode::OK, "application/json", json!({ "ended": ended }).to_string().into(), host)
+            }
+            None => refusal(StatusCode::INSUFFICIENT_STORAGE, "there is no room for another ban", host),
+        }
     }
 }
 
@@ -151,6 +180,11 @@ fn loopback_port(host: &str) -> Option<u16> {
     (name.eq_ignore_ascii_case("localhost") || name == "127.0.0.1" || name == "[::1]").then_some(port)
 }
 
+/// Whether the page itself asks for something to be done.
+fn is_own(request: &Parts, host: &str) -> bool {
+    request.method == Method::POST && same_origin(request, host)
+}
+
 /// Whether a page of this very origin asks: browsers set both headers, each once, and a script cannot.
 fn same_origin(request: &Parts, host: &str) -> bool {
     let own = format!("https://{host}");
@@ -187,6 +221,7 @@ fn reply(status: StatusCode, kind: &'static str, body: Bytes, host: &str) -> Res
 }
 
 const TOKEN_PATH: &str = "/token";
+const REVOKE_PATH: &str = "/revoke";
 /// Characters.
 const MAX_MESSAGE: usize = 200;
 /// Seconds.
@@ -202,7 +237,9 @@ mod tests {
     fn page() -> Page {
         let secret = Secret::new(b"an example secret of enough bytes".to_vec());
         let issuer = Issuer::new(&secret, Duration::from_secs(10)).unwrap();
-        Page::new(issuer, Clock::system(), Arc::new(OnceLock::from(8443)))
+        let clock = Clock::system();
+        let gate = Gate { port: 8443, registry: Registry::new(&clock) };
+        Page::new(issuer, clock, Arc::new(OnceLock::from(gate)))
     }
 
     fn ask(method: &str, target: &str, peer: &str, headers: &[(&str, &str)]) -> Option<Response<Bytes>> {
@@ -216,8 +253,8 @@ mod tests {
     const HERE: (&str, &str) = ("host", "localhost:8443");
     const FROM_PAGE: (&str, &str) = ("origin", "https://localhost:8443");
 
-    #[test]
-    fn the_page_runs_no_inline_script_and_loads_nothing_from_elsewhere() {
+    #[tokio::test]
+    async fn the_page_runs_no_inline_script_and_loads_nothing_from_elsewhere() {
         let html = include_str!("page/index.html");
         assert!(!html.contains("<style") && !html.contains(" style=") && !html.contains(" onclick"));
         assert_eq!(html.matches("<script").count(), html.matches("<script src=\"/page.js\"").count());
@@ -225,23 +262,28 @@ mod tests {
         let response = ask("GET", "/", "127.0.0.1", &[HERE]).unwrap();
         let policy = response.headers()[CONTENT_SECURITY_POLICY].to_str().unwrap();
         assert!(policy.starts_with("default-src 'none'; script-src 'self';") && !policy.contains("unsafe"), "{policy}");
-        for path in ["/page.js", "/page.css", "/icon.svg"] {
+        for path in ["/page.js", "/portcullis.js", "/page.css", "/icon.svg"] {
             assert_eq!(ask("GET", path, "127.0.0.1", &[HERE]).unwrap().status(), 200, "{path}");
         }
         assert!(ask("GET", "/other", "127.0.0.1", &[HERE]).is_none());
     }
 
-    #[test]
-    fn a_token_is_made_for_the_page_itself_and_for_nobody_else() {
+    #[tokio::test]
+    async fn a_token_is_made_for_the_page_itself_and_for_nobody_else() {
         let token = "/token?message=hi%20there&session=me-1&ttl=5&kind=good";
+        let revoke = "/revoke?session=me-1";
         let made = ask("POST", token, "127.0.0.1", &[HERE, FROM_PAGE, ("sec-fetch-site", "same-origin")]).unwrap();
         assert_eq!(made.status(), 200);
         assert_eq!(made.headers()[CACHE_CONTROL], "no-store");
         let made: Value = serde_json::from_slice(made.body()).unwrap();
         assert_eq!(made["lifetime"], 5);
         let status = |method: &str, headers: &[(&str, &str)]| {
-            ask(method, token, "127.0.0.1", headers).map(|response| response.status().as_u16())
+            let answers = [token, revoke].map(|target| ask(method, target, "127.0.0.1", headers));
+            let [made, revoked] = answers.map(|answer| answer.map(|response| response.status().as_u16()));
+            assert_eq!(made, revoked);
+            made
         };
+        assert_eq!(status("POST", &[HERE, FROM_PAGE]), Some(200));
         assert_eq!(status("POST", &[HERE]), Some(403), "no origin");
         assert_eq!(status("GET", &[HERE, FROM_PAGE]), Some(403), "a link or an image");
         assert_eq!(status("POST", &[HERE, ("origin", "https://evil.example")]), Some(403));

@@ -24,8 +24,11 @@ use crate::demo::certs::{self, PrivateFolder, PublishedCa};
 use crate::demo::page;
 use crate::issuer::{Mint, MintError, MintKey, Minted};
 use crate::names::CERTS_DIR;
+use crate::registry::Registry;
+use crate::revocation::Ban;
 use crate::secret::Secret;
 use crate::token::keys::Algorithm;
+use crate::token::marks::Kind;
 
 /// Why the demo cannot begin.
 #[derive(Debug, thiserror::Error)]
@@ -116,8 +119,8 @@ impl Stage {
         let text = config_text(port, echo, verifier);
         let config = config::parse(&text, "the demo's config", folder.path(), std::iter::empty())
             .map_err(|problems| StageError::Config(problems.to_string()))?;
-        let known_port = Arc::new(OnceLock::new());
-        let page = page::Page::new(issuer.clone(), clock.clone(), known_port.clone());
+        let known = Arc::new(OnceLock::new());
+        let page = page::Page::new(issuer.clone(), clock.clone(), known.clone());
         let running = App::start_with(config, clock.clone(), Some(page.fallback()))
             .map_err(|error| StageError::Start(error.to_string()))?;
         // All was read; nothing of the keys is left behind, however the demo ends.
@@ -125,7 +128,7 @@ impl Stage {
         let gateway = running.addresses().first().map(|(_, address)| *address);
         let gateway = gateway.ok_or_else(|| StageError::Start("it has no listener".into()))?;
         // It is set nowhere else, and so never twice.
-        let _ = known_port.set(gateway.port());
+        let _ = known.set(page::Gate { port: gateway.port(), registry: running.registry().clone() });
         // One for each port: another demo in the same folder has a CA of its own.
         let ca = PublishedCa::new(Path::new(CERTS_DIR), &format!("demo-ca-{}.pem", gateway.port()), &made.ca).ok();
         Ok(Self { gateway, echo, verifier, ca, tls, issuer, verdicts, running, services, shutdown })
@@ -134,6 +137,11 @@ impl Stage {
     /// The URL of one of the gateway's routes.
     pub(super) fn url(&self, route: &str) -> String {
         format!("wss://{}{route}", self.gateway)
+    }
+
+    /// Bans a session; gives how many streams were told to end.
+    pub(super) fn revoke(&self, session: &str, now: Now) -> Option<usize> {
+        revoke(self.running.registry(), session, now)
     }
 
     /// Ends everything, the gateway first.
@@ -197,6 +205,13 @@ fn sign(mint: &Mint, message: &str, session: &str, ttl: Duration, now: Now) -> R
     claims.insert("iat".into(), seconds(issued));
     claims.insert("exp".into(), seconds(expires));
     mint.sign(&claims, now)
+}
+
+/// Bans a session and ends its streams; gives how many those are. `None` if there is no room for another ban.
+pub(super) fn revoke(registry: &Registry, session: &str, now: Now) -> Option<usize> {
+    let ban = Ban { iss: ISS.into(), kind: Kind::Sid, value: session.into(), issued_before: None, until: None };
+    let ban = registry.revocations().insert(ban, now.wall).ok()?;
+    Some(registry.revoke(&ban))
 }
 
 async fn listen() -> Result<(TcpListener, SocketAddr), StageError> {

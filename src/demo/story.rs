@@ -24,6 +24,7 @@ pub(super) async fn play<W: Write>(stage: &mut Stage, printer: &mut Printer<W>, 
     let mut story = Story { stage, printer, clock, ttl, session: random_id(), zero: Wall::default() };
     let old = story.live().await;
     story.ticket().await;
+    story.revocation().await;
     story.refusals(old).await;
     story.printer.verdict()
 }
@@ -189,6 +190,17 @@ async fn ask(stream: &mut Stream, text: &str) -> Option<Value> {
         }
     };
     tokio::time::timeout(STEP_TIMEOUT, exchange).await.ok().flatten()
+}
+
+/// Says nothing, and waits for the end.
+async fn watch(mut stream: Stream, clock: &Clock) -> Ending {
+    loop {
+        if let Received::Closed(closed) = stream.next().await {
+            let at = clock.now().wall;
+            stream.finish().await;
+            return Ending { closed, at };
+        }
+    }
 }
 
 /// Whether an attempt was refused as it should be, and what was told.

@@ -100,6 +100,11 @@ impl Registry {
         tally
     }
 
+    /// The bans that streams are judged by.
+    pub fn revocations(&self) -> &Revocations {
+        &self.0.revocations
+    }
+
     /// Tells the streams whose present token the ban names to end; how many. To be called when the ban is in force already:
     /// then no stream slips through, because whoever comes later asks for bans after it has taken its place.
     pub fn revoke(&self, ban: &Ban) -> usize {
@@ -120,11 +125,6 @@ impl Registry {
         let place = self.lock().places.get(&id).cloned()?;
         let standing = lock(&place.standing);
         Some((standing.jti.clone(), standing.marks))
-    }
-
-    /// The bans that its streams are held to.
-    pub fn revocations(&self) -> &Revocations {
-        &self.0.revocations
     }
 
     /// By which claim a token with these marks is revoked, if it is.

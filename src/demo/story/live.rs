@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
-use super::{Ending, FIRST_MESSAGE, STEP_TIMEOUT, Story, ask, query, turned_down};
+use super::{Ending, FIRST_MESSAGE, STEP_TIMEOUT, Story, ask, query, turned_down, watch};
 use crate::client::{OpenError, Post, Received, Stream, renew};
 use crate::clock::Clock;
 use crate::demo::stage::{ECHO, VERIFIER};
@@ -123,17 +123,6 @@ impl<W: Write> Story<'_, W> {
 fn told(answer: Option<Value>) -> String {
     let answer = answer.unwrap_or_default();
     answer.get("reason").and_then(Value::as_str).unwrap_or("no refusal").to_owned()
-}
-
-/// Says nothing, and waits for the end.
-async fn watch(mut stream: Stream, clock: &Clock) -> Ending {
-    loop {
-        if let Received::Closed(closed) = stream.next().await {
-            let at = clock.now().wall;
-            stream.finish().await;
-            return Ending { closed, at };
-        }
-    }
 }
 
 /// Sends messages all the time, and so meets the end; gives how many came back too.

@@ -3,10 +3,11 @@
 use std::io::Write;
 use std::time::Duration;
 
-use super::{STEP_TIMEOUT, Story, query, refused};
+use super::{STEP_TIMEOUT, Story, query, refused, watch};
 use crate::client::{Post, ticket};
 use crate::demo::stage::{ECHO, TICKET};
 use crate::issuer::Minted;
+use crate::issuer::mint::random_id;
 use crate::token::Carrier;
 
 impl<W: Write> Story<'_, W> {
@@ -35,6 +36,31 @@ impl<W: Write> Story<'_, W> {
         self.step(good, "gateway", &format!("the same ticket once more: {told}"));
     }
 
+    /// A session is banned: its live stream ends at once, and no other one begins.
+    pub(super) async fn revocation(&mut self) {
+        self.printer.heading("A session that is revoked");
+        let Some(token) = self.issue(MESSAGE, true) else { return };
+        let Some(stream) = self.opened(ECHO, query(), Some(&token.token), "token in the query").await else { return };
+        let revoked = self.clock.now();
+        let ended = self.stage.revoke(&self.session, revoked);
+        let told = ended.map_or("cannot be revoked".to_owned(), |ended| format!("revoked: ends {ended} stream"));
+        self.step(ended == Some(1), "operator", &told);
+        let ending = tokio::time::timeout(STEP_TIMEOUT, watch(stream, self.clock)).await.ok();
+        let late = ending.as_ref().map(|ending| ending.at.saturating_since(revoked.wall));
+        let closed = ending.map(|ending| ending.closed);
+        let right = closed.as_ref().is_some_and(|closed| closed.clean && closed.code == Some(3003));
+        let told = match (closed, late) {
+            (Some(closed), Some(late)) => format!("{closed}, {:.1} ms after", late.as_secs_f64() * 1000.0),
+            _ => "the stream goes on".to_owned(),
+        };
+        self.step(right && late.is_some_and(|late| late <= REVOKED), "gateway", &told);
+        let answer = self.attempt(ECHO, query(), Some(&token.token)).await;
+        let (good, told) = refused(answer, 401, "token_revoked").await;
+        self.step(good, "gateway", &format!("the same session once more: {told}"));
+        // What follows is another session's.
+        self.session = random_id();
+    }
+
     /// What the gate refuses before anything reaches a service.
     pub(super) async fn refusals(&mut self, old: Option<Minted>) {
         self.printer.heading("What the gate refuses");
@@ -60,3 +86,5 @@ impl<W: Write> Story<'_, W> {
 }
 
 const MESSAGE: &str = "Hello";
+/// The bound that portcullis promises for the end of a revoked stream.
+const REVOKED: Duration = Duration::from_secs(1);
