@@ -23,7 +23,7 @@ export class Unauthorized extends Error {
 
 export const verdict = ({ code, reason }) =>
   /^(3000|3005|4403)$/.test(code) ? 'token'
-  : /^(10(00|02|03|07|09|10)|3003|4401|[34][5-9]..)$/.test(code) || (code === 1008 && reason !== 'rate limited') ? 'no'
+  : /^(10(00|02|03|07|09|10)|3003|440[01]|[34][5-9]..)$/.test(code) || (code === 1008 && reason !== 'rate limited') ? 'no'
   : 'later'
 
 /** The token of all sockets with the same options. */
@@ -112,7 +112,7 @@ export class PortcullisSocket extends EventTarget {
     this.#url = new URL(url, globalThis.location?.href)
     this.#url.protocol = this.#url.protocol.replace('http', 'ws')
     this.#protocols = [].concat(protocols)
-    this.#options = { carrier: 'query', notice: 30, reconnect: true, renew: true, ...options }
+    this.#options = options
     this.#source = sourceOf(options)
     this.#source.stopped = null
     for (const type of TYPES) this['on' + type] = this.#options['on' + type]
@@ -173,7 +173,7 @@ export class PortcullisSocket extends EventTarget {
     }
     let wait = Math.min(STEP, until(this.#next))
     if (this.#state === 1 && this.#failed && !this.#told) {
-      const early = until(this.#end) - this.#options.notice * 1000
+      const early = until(this.#end) - (this.#options.notice ?? 30) * 1000
       wait = Math.min(wait, early)
       if (early <= 0) {
         this.#told = true
@@ -209,7 +209,7 @@ export class PortcullisSocket extends EventTarget {
   }
 
   async #connect() {
-    const { carrier, name, renew, WebSocket = globalThis.WebSocket } = this.#options
+    const { carrier = 'query', name, renew = true, WebSocket = globalThis.WebSocket } = this.#options
     const source = this.#source
     let code = 1006
     let wait = 0
@@ -303,7 +303,7 @@ export class PortcullisSocket extends EventTarget {
     // Nobody tells why a handshake failed: an older token is not tried again.
     const doubtful = !this.#state && code === 1006 && until(this.#source.end) < this.#source.life * 0.9
     if (what === 'token' || doubtful) this.#source.drop(this.#token)
-    if (this.#options.reconnect && what !== 'no') {
+    if ((this.#options.reconnect ?? true) && what !== 'no') {
       const delay = Math.max(wait, backoff(this.#lost++ + (what === 'later') * 2))
       this.#state = 0
       this.#inner = null
@@ -321,7 +321,7 @@ export class PortcullisSocket extends EventTarget {
 }
 
 export default (options) => {
-  const bound = { reconnect: false, ...options }
+  const bound = { ...options, reconnect: options.reconnect ?? false }
   return class extends PortcullisSocket {
     static token() { return sourceOf(bound).get() }
 

@@ -114,6 +114,23 @@ test('binaryType reaches the connection that is there, and the next one', async 
   assert.equal(socket.binaryType, 'arraybuffer')
 })
 
+test('an option that is undefined is as good as none', async () => {
+  const getToken = issuer()
+  const none = { carrier: undefined, name: undefined, renew: undefined, reconnect: undefined, notice: undefined, again: undefined, WebSocket: undefined }
+  const { events } = await opened({ getToken, ...none })
+  assert.equal(world.last.token, getToken.tokens[0])
+  world.answer = () => ({ status: 403, body: {} })
+  await world.pass(271_000)
+  assert.deepEqual(types(events), ['open', 'refused', 'expiring'])
+  world.last.end(1012)
+  assert.equal(types(events).at(-1), 'reconnecting')
+  const Socket = portcullis({ getToken, ...none })
+  const socket = new Socket(URL)
+  await settle()
+  world.last.end(1012)
+  assert.equal(socket.readyState, 3)
+})
+
 test('a URL that is none, options without getToken and impossible subprotocols are refused', async () => {
   assert.throws(() => new PortcullisSocket('http://[', [], { getToken: issuer() }))
   assert.throws(() => new PortcullisSocket(URL), TypeError)
@@ -614,7 +631,7 @@ test('a stream that is short from the start opens before it is told to expire', 
 for (const [wanted, codes] of [
   ['token', [3000, 3005, 4403]],
   ['later', [1001, 1005, 1006, 1011, 1012, 1013, 1014, 3001, 3008, 4000, 4499]],
-  ['no', [1000, 1002, 1003, 1007, 1009, 1010, 3003, 3500, 3999, 4401, 4500, 4999]],
+  ['no', [1000, 1002, 1003, 1007, 1009, 1010, 3003, 3500, 3999, 4400, 4401, 4500, 4999]],
 ]) {
   test(`${codes.join(', ')}: ${wanted}`, async () => {
     for (const code of codes) {
