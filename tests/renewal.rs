@@ -193,6 +193,21 @@ async fn another_issuer_s_token_for_the_same_subject_is_another_principal() {
 }
 
 #[tokio::test]
+async fn a_token_that_names_nobody_renews_no_stream_but_its_own() {
+    let (gateway, mut backend) = start("").await;
+    let nobody = |life: Duration| {
+        let mut all = claims(life);
+        all.as_object_mut().expect("claims").remove("sub");
+        mint(&all)
+    };
+    let own = nobody(MINUTE);
+    let (_client, _service, handle) = open(&gateway, &mut backend, &own).await;
+    let reply = renew(&gateway, &handle, &nobody(MINUTE * 2)).await;
+    assert_eq!((reply.status, reason(&reply).as_str()), (403, "forbidden"));
+    assert_eq!(renew(&gateway, &handle, &own).await.status, 200);
+}
+
+#[tokio::test]
 async fn an_old_token_that_is_replayed_does_not_move_the_deadline_back() {
     let (gateway, mut backend) = start("").await;
     let first = token(MINUTE);

@@ -253,6 +253,12 @@ pub(super) fn principal(case: &Case<'_>, same: &[String]) -> Result<Principal, D
     if case.issuer.iss.is_none() {
         values.push(format!("issuer {}", case.issuer.name));
     }
+    // A token that says nothing of whom it speaks for speaks for itself only: any two such tokens of an issuer would
+    // else be one principal, and could renew each other's streams.
+    let says = |name: &&String| *name != "iss" && case.claims.members.get(*name).is_some_and(|value| !value.is_null());
+    if !same.iter().any(|name| says(&name)) {
+        values.push(format!("token {}", Value::Object(case.claims.members.clone())));
+    }
     Ok(Principal::new(&values))
 }
 
