@@ -198,7 +198,7 @@ async fn damage_anywhere_in_the_file_is_seen_and_only_an_unconfirmed_end_is_drop
         Revocations::open(&config(&damaged)).map(|revocations| revocations.len())
     };
     assert_eq!(opened(&whole).unwrap(), 20);
-    for at in (0..64).chain((64..whole.len()).step_by(13)).chain([whole.len() - 1]) {
+    for at in (0..64).chain((64..whole.len()).step_by(41)).chain([whole.len() - 1]) {
         for bits in [0x01, 0x80, whole[at] ^ b'\n'] {
             let mut bytes = whole.clone();
             bytes[at] ^= bits;
@@ -214,7 +214,7 @@ async fn damage_anywhere_in_the_file_is_seen_and_only_an_unconfirmed_end_is_drop
         assert!(opened(&bytes).is_err(), "line {gone} is gone");
     }
     let copied = lines[..12].concat().len();
-    for length in (0..whole.len()).step_by(7).chain([copied - 1, copied]) {
+    for length in (0..whole.len()).step_by(29).chain([copied - 1, copied]) {
         let result = opened(&whole[..length]);
         assert_eq!(result.is_ok(), length >= copied, "cut at {length}: {result:?}");
     }
