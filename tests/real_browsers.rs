@@ -83,6 +83,73 @@ async fn sees_every_close_code(kind: &str) {
 }
 
 #[tokio::test]
+async fn chromium_sees_every_refusal_as_a_close_where_the_route_says_so() {
+    sees_every_refusal_as_a_close("chromium").await;
+}
+
+#[tokio::test]
+async fn firefox_sees_every_refusal_as_a_close_where_the_route_says_so() {
+    sees_every_refusal_as_a_close("firefox").await;
+}
+
+async fn sees_every_refusal_as_a_close(kind: &str) {
+    let refused = free_address().await;
+    let mut stage = Stage::new(
+        kind,
+        &format!(
+            r#"
+reject = "close"
+[[route]]
+name = "elsewhere"
+path = "/elsewhere"
+upstream = "ws://{refused}"
+origins = ["https://elsewhere.example"]
+reject = "close"
+[[route]]
+name = "nobody"
+path = "/nobody"
+upstream = "ws://{refused}"
+reject = "close"
+close.unavailable = {{ code = 4013, reason = "nobody there" }}
+"#
+        ),
+    )
+    .await;
+    let good = token(MINUTE);
+    let expired = mint(&json!({"iss": common::ISSUER, "sub": "someone", "exp": 1}));
+    let wanted = [
+        ("missing", "/echo".to_owned(), "[]".to_owned(), "", ended(3000, "token_missing")),
+        (
+            "expired",
+            format!("/echo?access_token={expired}"),
+            "['chat', 'v2']".into(),
+            "chat",
+            ended(3000, "token_expired"),
+        ),
+        ("invalid", "/echo".into(), "['bearer', 'not.a.token']".into(), "bearer", ended(3000, "token_invalid")),
+        ("forbidden", format!("/elsewhere?access_token={good}"), "[]".into(), "", ended(3003, "forbidden")),
+        ("unavailable", format!("/nobody?access_token={good}"), "[]".into(), "", ended(4013, "nobody there")),
+    ];
+    for (name, target, protocols, _, _) in &wanted {
+        stage.open(name, target, protocols).await;
+    }
+    for (name, _, _, protocol, wanted) in &wanted {
+        assert_eq!(stage.opened(name).await, *protocol, "{name}");
+        assert_eq!(&stage.ended(name).await, wanted, "{name}");
+    }
+    assert_eq!(stage.backend.dialled(), 0);
+    stage.open("good", &format!("/echo?access_token={good}"), "[]").await;
+    stage.opened("good").await;
+    stage.page.eval("send('good', 'hello')").await;
+    assert_eq!(stage.page.eval("received('good')").await, "hello");
+}
+
+/// Where nobody listens.
+async fn free_address() -> std::net::SocketAddr {
+    TcpListener::bind("127.0.0.1:0").await.and_then(|listener| listener.local_addr()).expect("an address")
+}
+
+#[tokio::test]
 async fn chromium_in_the_middle_of_a_large_upload_sees_that_its_token_has_expired() {
     sees_expiry_in_the_middle_of_an_upload("chromium").await;
 }

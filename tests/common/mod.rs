@@ -20,6 +20,7 @@ mod gateway;
 mod link;
 pub mod real;
 pub mod rig;
+pub mod site;
 mod token;
 
 use std::future::Future;

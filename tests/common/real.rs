@@ -35,6 +35,14 @@ impl Program {
         (service, format!("ws://{address}"))
     }
 
+    /// The services in Node, and where they listen.
+    pub async fn node_service() -> (Self, String) {
+        let mut service = Self::spawn("the services in Node", node("service.cjs"), None);
+        let line = service.line().await;
+        let address = line.strip_prefix("listening ").expect("its address").to_owned();
+        (service, format!("ws://{address}"))
+    }
+
     /// A client: Python's `websockets`.
     pub async fn python_client(authority: &Path) -> Self {
         let mut command = python("client.py");

@@ -6,6 +6,7 @@
 //   {"eval": EXPRESSION}     evaluates it in the page, awaits a promise -> {"value": ...} (as JSON.stringify has it)
 //   {"size": [WIDTH, HEIGHT]} sets the size of the page
 //   {"shot": FILE}           saves a picture of the page
+//   {"signal": NAME}         sends a signal to all processes of the browser
 // FOLDER is empty and holds the profile, in which the authority CA.pem is trusted. No further trust is given.
 'use strict'
 const { spawn, execFileSync } = require('node:child_process')
@@ -15,6 +16,7 @@ const readline = require('node:readline')
 const WebSocket = require('ws')
 
 const [kind, folder, authority] = process.argv.slice(2)
+let signal
 
 /** Sends commands and awaits their answers over one WebSocket. */
 class Wire {
@@ -54,10 +56,27 @@ function trust(database) {
   certutil('-A', '-n', 'test', '-t', 'C,,', '-i', authority)
 }
 
+/** All processes that come from this one, itself included. */
+function tree(root) {
+  const parents = fs.readdirSync('/proc').filter((name) => /^\d+$/.test(name)).flatMap((pid) => {
+    try {
+      // The name in parentheses may hold anything; the parent is the second field after it.
+      const stat = fs.readFileSync(`/proc/${pid}/stat`, 'latin1')
+      return [[Number(pid), Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1])]]
+    } catch {
+      return [] // it has left
+    }
+  })
+  const found = [root]
+  for (const one of found) found.push(...parents.filter(([, parent]) => parent === one).map(([pid]) => pid))
+  return found
+}
+
 /** Starts the program and waits for the line in its output that says where it can be reached. */
 function start(program, args, environment) {
   const child = spawn(program, args, { env: { ...process.env, ...environment }, stdio: ['ignore', 'ignore', 'pipe'], detached: true })
   const end = () => { try { process.kill(-child.pid, 'SIGKILL') } catch { /* it has left */ } }
+  signal = (name) => { for (const pid of tree(child.pid)) process.kill(pid, name) }
   process.on('exit', end)
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP']) process.on(signal, () => process.exit(2))
   let output = ''
@@ -148,6 +167,7 @@ async function main() {
       else if ('eval' in request) say({ value: (await browser.evaluate(request.eval)) ?? null })
       else if ('size' in request) say({ value: (await browser.size(request.size), null) })
       else if ('shot' in request) say({ value: (fs.writeFileSync(request.shot, Buffer.from(await browser.shot(), 'base64')), null) })
+      else if ('signal' in request) say({ value: (signal(request.signal), null) })
       else say({ error: `unknown request ${line}` })
     } catch (error) {
       say({ error: String(error.message ?? error) })

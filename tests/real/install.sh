@@ -46,14 +46,14 @@ if ! cmp -s "$here/requirements.txt" "$into/venv/requirements.txt"; then
     cp "$here/requirements.txt" "$into/venv/requirements.txt"
 fi
 
-# npm packages.
-if ! cmp -s "$here/package.json" "$into/package.json"; then
+# npm packages; again when one of them has changed.
+if ! cmp -s "$here/package-lock.json" "$into/package-lock.json"; then
     printf 'make test: installing npm packages\n'
-    rm -rf "$into/node_modules" "$into/package.json" "$into/npm"
+    rm -rf "$into/node_modules" "$into/package.json" "$into/package-lock.json" "$into/npm"
     mkdir "$into/npm"
-    cp "$here/package.json" "$into/npm/"
-    (cd "$into/npm" && npm install --silent --no-audit --no-fund --ignore-scripts > npm.log 2>&1) ||
+    cp "$here/package.json" "$here/package-lock.json" "$into/npm/"
+    (cd "$into/npm" && npm ci --silent --no-audit --no-fund --ignore-scripts > npm.log 2>&1) ||
         fail "npm could not install the packages of tests/real/package.json: is there a network?" "$(tail -n 3 "$into/npm/npm.log")"
     mv "$into/npm/node_modules" "$into/node_modules"
-    mv "$into/npm/package.json" "$into/package.json"
+    mv "$into/npm/package-lock.json" "$into/package-lock.json"
 fi
