@@ -467,3 +467,31 @@ async fn a_ticket_is_neither_handed_out_nor_taken_for_a_revoked_token() {
     assert_eq!((reply.status, reason(&reply).as_str()), (401, "token_revoked"));
     assert_eq!(backend.dialled(), 0);
 }
+
+#[tokio::test]
+async fn a_revoked_token_among_messages_renews_nothing_and_is_answered() {
+    let backend = Backend::echo().await;
+    let gateway = Gateway::start(&config(&backend.url(), &format!("renew_in_band = \"consume\"\n{ADMIN}"))).await;
+    let admin = Admin::of(&gateway).await;
+    let (mut link, _) = open(&gateway, &token(&json!({"jti": "first"}))).await;
+    admin.revoke(ban("jti", "second")).await;
+    link.text(&token(&json!({"jti": "second"}))).await;
+    let told: Value = serde_json::from_str(link.frame().await.text()).expect("JSON");
+    assert_eq!(told, json!({"portcullis": "refused", "reason": "token_revoked"}));
+    assert_eq!(alive(&mut link).await, Ok(()));
+    let series = "portcullis_token_renewals_total{route=\"default\",result=\"token_revoked\"}";
+    admin.metric_becomes(series, 1.0).await;
+}
+
+#[tokio::test]
+async fn a_revoked_token_in_the_first_message_opens_nothing() {
+    let backend = Backend::echo().await;
+    let gateway = Gateway::start(&config(&backend.url(), &format!("carriers = [\"message\"]\n{ADMIN}"))).await;
+    let admin = Admin::of(&gateway).await;
+    admin.revoke(ban("sub", "gone")).await;
+    let (reply, mut link) = gateway.ask("/", "").await;
+    assert_eq!(reply.status, 101);
+    link.text(&token(&json!({"sub": "gone"}))).await;
+    assert_eq!(link.frame().await.close_code().0, 3003);
+    assert_eq!(backend.dialled(), 0);
+}

@@ -52,11 +52,25 @@ function button(text, question, what) {
   return button;
 }
 
-function row(cells, buttons) {
+function row(head, buttons) {
   const row = document.createElement("tr");
-  for (const text of cells) row.insertCell().textContent = text;
-  row.insertCell().append(...buttons);
+  for (const cell of head.cells) row.insertCell().dataset.label = cell.textContent;
+  row.cells[head.cells.length - 1].append(...buttons);
   return row;
+}
+
+// Rows that are there already stay as they are but for their texts: a button that is being pressed must not go away.
+function sync(body, entries, cellsOf, buttonsOf) {
+  const known = new Map([...body.rows].map((row) => [row.dataset.id, row]));
+  const head = body.parentElement.tHead.rows[0];
+  const rows = entries.map((entry) => {
+    const shown = known.get(String(entry.id)) ?? row(head, buttonsOf(entry));
+    shown.dataset.id = entry.id;
+    cellsOf(entry).forEach((text, at) => { shown.cells[at].textContent = text; });
+    return shown;
+  });
+  if (rows.length !== body.rows.length || rows.some((row, at) => row !== body.rows[at])) body.replaceChildren(...rows);
+  return rows;
 }
 
 function buttonsOf(stream) {
@@ -69,21 +83,15 @@ function buttonsOf(stream) {
 }
 
 function show() {
-  // A click must not miss: rows stay where they are while a button has the focus of a finger or a key.
-  const rows = new Map([...element("streams").rows].map((row) => [row.dataset.id, row]));
   const passed = (performance.now() - asked) / 1000;
-  const shown = streams.map((stream) => {
-    const left = stream.expires_in === null ? null : stream.expires_in - passed;
-    const cells = [stream.id, stream.route, stream.address, stream.principal, span(Date.now() / 1000 - stream.since),
-      span(left), stream.renewals, `${stream.frames_up} (${size(stream.bytes_up)})`,
-      `${stream.frames_down} (${size(stream.bytes_down)})`];
-    const known = rows.get(String(stream.id)) ?? row(cells, buttonsOf(stream));
-    known.dataset.id = stream.id;
-    cells.forEach((text, at) => { known.cells[at].textContent = text; });
-    known.cells[5].className = left !== null && left < 10 ? "soon" : "";
-    return known;
+  const left = (stream) => (stream.expires_in === null ? null : stream.expires_in - passed);
+  const rows = sync(element("streams"), streams, (stream) => [stream.id, stream.route, stream.address,
+    stream.principal, span(Date.now() / 1000 - stream.since), span(left(stream)), stream.renewals,
+    `${stream.frames_up} (${size(stream.bytes_up)})`, `${stream.frames_down} (${size(stream.bytes_down)})`], buttonsOf);
+  rows.forEach((row, at) => {
+    const seconds = left(streams[at]);
+    row.cells[5].className = seconds !== null && seconds < 10 ? "soon" : "";
   });
-  element("streams").replaceChildren(...shown);
 }
 
 async function refresh() {
@@ -93,12 +101,11 @@ async function refresh() {
   streams = page.streams;
   show();
   element("more").hidden = page.next === null;
-  element("revocations").replaceChildren(...bans.revocations.map((ban) => {
+  const time = (seconds) => (seconds === null ? "" : new Date(seconds * 1000).toISOString().replace(".000", ""));
+  sync(element("revocations"), bans.revocations, (ban) => {
     const kind = ["jti", "sid", "sub"].find((kind) => kind in ban);
-    const time = (seconds) => (seconds === null ? "" : new Date(seconds * 1000).toISOString().replace(".000", ""));
-    const lift = button("Lift", "Lift this revocation?", () => ask("DELETE", `revocations/${ban.id}`));
-    return row([ban.iss, `${kind} ${ban[kind]}`, time(ban.issued_before), time(ban.until) || "no end"], [lift]);
-  }));
+    return [ban.iss, `${kind} ${ban[kind]}`, time(ban.issued_before), time(ban.until) || "no end"];
+  }, (ban) => [button("Lift", "Lift this revocation?", () => ask("DELETE", `revocations/${ban.id}`))]);
   say(`${page.total} live, ${bans.total} of at most ${bans.capacity} revocations${bans.kept ? "" : ", kept in memory only"}`);
 }
 
