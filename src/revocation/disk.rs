@@ -82,6 +82,8 @@ pub(super) enum Change<'a> {
 impl Disk {
     /// Opens the file, or makes it; and the bans in it.
     pub(super) fn open(path: &Path) -> Result<(Self, Vec<Ban>), OpenError> {
+        // A link to another place stays one.
+        let path = &std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let unusable = |error| OpenError::Unusable { path: path.to_owned(), error };
         let old = locked(path)?;
         let bans = old.as_ref().map(|file| read(file, path)).transpose()?.unwrap_or_default();
@@ -120,7 +122,14 @@ impl Disk {
 
     /// Leaves only these bans in the file.
     pub(super) fn compact(&mut self, bans: &[Ban]) -> io::Result<()> {
-        *self = Self::copy(&self.path, bans)?;
+        match Self::copy(&self.path, bans) {
+            Ok(copy) => *self = copy,
+            Err(error) => {
+                // What would be written to a file that has lost its name would be lost too.
+                self.broken |= !is_at(&self.file, &self.path);
+                return Err(error);
+            }
+        }
         Ok(())
     }
 
@@ -163,6 +172,9 @@ impl Disk {
         std::fs::rename(&new, path)?;
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(folder)?.sync_all()?;
+        if !is_at(&file, path) {
+            return Err(io::Error::other("another process has put a file of its own there"));
+        }
         Ok(Self { path: path.to_owned(), file, chain, length, lines: 0, broken: false })
     }
 }
@@ -180,13 +192,18 @@ fn locked(path: &Path) -> Result<Option<File>, OpenError> {
             Err(TryLockError::WouldBlock) => return Err(OpenError::InUse { path: path.to_owned() }),
             Err(TryLockError::Error(error)) => return Err(OpenError::Unusable { path: path.to_owned(), error }),
         }
-        let inode = |metadata: io::Result<std::fs::Metadata>| metadata.map(|there| (there.dev(), there.ino())).ok();
         // A copy may have taken its place meanwhile.
-        if inode(file.metadata()) == inode(std::fs::metadata(path)) {
+        if is_at(&file, path) {
             return Ok(Some(file));
         }
     }
     Err(OpenError::InUse { path: path.to_owned() })
+}
+
+/// Whether this open file is the one of that name.
+fn is_at(file: &File, path: &Path) -> bool {
+    let inode = |there: &std::fs::Metadata| (there.dev(), there.ino());
+    matches!((file.metadata(), std::fs::metadata(path)), (Ok(open), Ok(there)) if inode(&open) == inode(&there))
 }
 
 /// The bans that the lines leave.

@@ -212,8 +212,10 @@ impl Revocations {
         let work = move || {
             let mut disk = disk.lock().unwrap_or_else(PoisonError::into_inner);
             // Before the change: what is to be lifted still stands in memory.
-            if disk.is_long(table.len()) {
-                disk.compact(&table.list(None, usize::MAX))?;
+            if disk.is_long(table.len())
+                && let Err(error) = disk.compact(&table.list(None, usize::MAX))
+            {
+                tracing::warn!(%error, "the revocation file could not be written anew; it grows");
             }
             change(&mut disk)
         };

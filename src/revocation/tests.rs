@@ -234,3 +234,26 @@ async fn what_cannot_be_written_is_told_and_counts_until_the_process_ends() {
     assert!(revocations.lift(ban.id()).await.is_err());
     assert!(revocations.find(&marks("i", "j", "u", None), wall(10)).is_some(), "what is not lifted on disk stands");
 }
+
+#[tokio::test]
+async fn a_copy_that_fails_loses_nothing_and_a_file_that_lost_its_name_is_not_written_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, real) = (folder.path().join("bans"), folder.path().join("real"));
+    std::os::unix::fs::symlink(&real, &path).unwrap();
+    drop(Revocations::open(&config(&real)).unwrap());
+    let revocations = Revocations::open(&config(&path)).unwrap();
+    assert!(std::fs::symlink_metadata(&path).unwrap().is_symlink(), "a link stays one");
+    let keep = async |value: &str| {
+        let ban = revocations.insert(ban(Kind::Sub, value), wall(10)).unwrap();
+        revocations.0.disk.as_ref().unwrap().lock().unwrap().pretend_long();
+        revocations.keep(ban.id()).await
+    };
+    // Something stands where the copy is to be made.
+    let obstacle = folder.path().join("real.new");
+    std::fs::create_dir(&obstacle).unwrap();
+    keep("first").await.unwrap();
+    std::fs::write(folder.path().join("other"), "").unwrap();
+    std::fs::rename(folder.path().join("other"), &real).unwrap();
+    assert!(keep("second").await.is_err(), "the file is another one by now");
+    assert!(keep("third").await.is_err());
+}
