@@ -231,6 +231,14 @@ async fn a_huge_frame_is_refused_at_its_head_and_a_client_that_sends_it_still_re
     client.raw(&Frame::head(true, 0, op::TEXT, Role::Client, 10_000)).await;
     client.raw(&vec![b'x'; 10_000]).await;
     assert_eq!(closed(&mut client).await.0, 1009);
+    // The same, all in one piece, and a Close at its end that is an answer to nothing yet.
+    let mut client = waiting(&gateway).await;
+    let start = instant();
+    let bytes = [Frame::new(op::BINARY, vec![7; 100]), Frame::new(op::TEXT, "more"), Frame::close(1000, "")];
+    client.raw(&bytes.iter().flat_map(|frame| frame.encode(Role::Client)).collect::<Vec<_>>()).await;
+    assert_eq!(client.frame().await.close_code(), (1008, "first_message"));
+    assert_eq!(client.rest().await, (Vec::new(), false));
+    assert!(start.elapsed() < Duration::from_secs(3), "its Close was not seen: {:?}", start.elapsed());
 }
 
 #[tokio::test]
@@ -408,6 +416,23 @@ async fn those_who_were_let_in_or_have_gone_make_room() {
     first.text(&token(MINUTE)).await;
     first.text("still here").await;
     assert_eq!(first.frame().await.text(), "still here");
+}
+
+#[tokio::test]
+async fn one_whose_service_is_dialled_is_none_of_those_who_wait() {
+    let mut backend = Backend::start().await;
+    let text = config(&backend.url(), RAW).replace("[log]", "[server]\nmax_waiting = 2\n[log]");
+    let gateway = Gateway::start(&text).await;
+    let mut first = waiting(&gateway).await;
+    let mut dialling = waiting(&gateway).await;
+    dialling.text(&token(MINUTE)).await;
+    let asked = backend.asked().await;
+    let _third = waiting(&gateway).await;
+    first.text(&token(MINUTE)).await;
+    first.text("still here").await;
+    assert_eq!(backend.accept().await.frame().await.text(), "still here");
+    asked.agree("").await.text("and you").await;
+    assert_eq!(dialling.frame().await.text(), "and you");
 }
 
 #[tokio::test]
