@@ -39,8 +39,9 @@ pub struct Assembler {
     cap: usize,
     /// The frames of the message under way, heads included. They may hold a token.
     held: Zeroizing<Vec<u8>>,
-    /// The start of a head, or of a control frame.
+    /// The start of a head, or of a control frame; looked at when it has `wanted` bytes.
     partial: Vec<u8>,
+    wanted: usize,
     /// Bytes of payload that the data frame under way still misses.
     rest: u64,
     /// Whether that frame ends its message.
@@ -55,7 +56,8 @@ impl Assembler {
     /// counted.
     pub fn new(sender: Sender, cap: usize) -> Self {
         let (held, partial) = (Zeroizing::default(), Vec::new());
-        Self { sender, cap, held, partial, rest: 0, last: false, in_message: false, discarding: false }
+        let wanted = LEAST_HEAD;
+        Self { sender, cap, held, partial, wanted, rest: 0, last: false, in_message: false, discarding: false }
     }
 
     /// From now on messages, whatever they are, are followed and not held: only control frames are told.
@@ -75,9 +77,14 @@ impl Assembler {
                 self.last = false;
                 return (at, Ok(Some(Event::Message)));
             }
-            let Some(byte) = bytes.get(at) else { return (at, Ok(None)) };
-            self.partial.push(*byte);
-            at += 1;
+            let tail = bytes.get(at..).unwrap_or_default();
+            let missing = self.wanted.saturating_sub(self.partial.len());
+            let (more, _) = tail.split_at_checked(missing).unwrap_or((tail, &[]));
+            self.partial.extend_from_slice(more);
+            at += more.len();
+            if more.len() < missing {
+                return (at, Ok(None));
+            }
             match self.read_partial() {
                 Ok(None) => {}
                 event => return (at, event),
@@ -102,7 +109,10 @@ impl Assembler {
     /// Reads the head, or the control frame, once it is whole.
     fn read_partial(&mut self) -> Result<Option<Event>, Fault> {
         let head = Head::parse(&self.partial, self.sender, Extensions::None).map_err(Fault::Violation)?;
-        let Some(head) = head else { return Ok(None) };
+        let Some(head) = head else {
+            self.wanted = self.partial.len() + 1;
+            return Ok(None);
+        };
         match (head.opcode, self.in_message) {
             (Opcode::Close | Opcode::Ping | Opcode::Pong, _) => return self.read_control(&head),
             (Opcode::Continuation, false) => return Err(Fault::Violation(Violation::Continuation)),
@@ -110,7 +120,7 @@ impl Assembler {
             (Opcode::Text | Opcode::Binary, false) | (Opcode::Continuation, true) => {}
         }
         (self.rest, self.last, self.in_message) = (head.payload, head.fin && !self.discarding, !head.fin);
-        let partial = std::mem::take(&mut self.partial);
+        let partial = self.take_partial();
         if self.discarding {
             return Ok(None);
         }
@@ -128,10 +138,13 @@ impl Assembler {
     }
 
     fn read_control(&mut self, head: &Head) -> Result<Option<Event>, Fault> {
-        let Some(payload) = self.partial.get(usize::from(head.length)..) else { return Ok(None) };
-        if (payload.len() as u64) < head.payload {
+        // At most 125.
+        self.wanted = usize::from(head.length) + usize::try_from(head.payload).unwrap_or(MAX_CONTROL);
+        if self.partial.len() < self.wanted {
             return Ok(None);
         }
+        let frame = self.take_partial();
+        let payload = frame.get(usize::from(head.length)..).unwrap_or_default();
         let event = match head.opcode {
             Opcode::Close => {
                 let close = CloseFrame::parse(payload, head.mask);
@@ -140,8 +153,13 @@ impl Assembler {
             Opcode::Ping => Event::Ping(unmasked(payload, head).collect()),
             _ => Event::Pong,
         };
-        self.partial = Vec::new();
         Ok(Some(event))
+    }
+
+    /// The head or frame that has come whole; what is between two frames holds nothing.
+    fn take_partial(&mut self) -> Vec<u8> {
+        self.wanted = LEAST_HEAD;
+        std::mem::take(&mut self.partial)
     }
 
     /// Keeps bytes of the message; what it is moved out of when it grows is wiped.
@@ -182,6 +200,8 @@ fn unmasked(payload: &[u8], head: &Head) -> impl Iterator<Item = u8> {
     payload.iter().zip(head.mask.unwrap_or_default().into_iter().cycle()).map(|(byte, mask)| byte ^ mask)
 }
 
+/// Bytes that every head has.
+const LEAST_HEAD: usize = 2;
 /// The most bytes of payload in a control frame (RFC 6455, section 5.5).
 const MAX_CONTROL: usize = 125;
 
