@@ -115,7 +115,7 @@ export class PortcullisSocket extends EventTarget {
     this.#options = options
     this.#source = sourceOf(options)
     this.#source.stopped = null
-    for (const type of TYPES) this['on' + type] = this.#options['on' + type]
+    for (const type of TYPES) if (options['on' + type]) this['on' + type] = options['on' + type]
     for (const type of ['online', 'pageshow', 'resume', 'visibilitychange']) {
       globalThis.addEventListener?.(type, () => {
         if (type === 'online' && !this.#state && this.#next !== NEVER) this.#next = after(0)

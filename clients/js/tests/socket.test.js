@@ -83,6 +83,17 @@ test('handlers and listeners get events of the right classes, with this socket a
   assert.deepEqual([close.code, close.reason, close.wasClean], [4000, 'enough', true])
 })
 
+test('a handler has its turn among the listeners, the one of the options comes first', async () => {
+  const turns = []
+  const socket = new PortcullisSocket(URL, [], { getToken: issuer(), onopen: () => turns.push('option') })
+  socket.addEventListener('open', () => turns.push('listener'))
+  socket.addEventListener('message', () => turns.push('listener'))
+  socket.onmessage = () => turns.push('handler')
+  await settle()
+  world.last.accept().say('hello')
+  assert.deepEqual(turns, ['option', 'listener', 'listener', 'handler'])
+})
+
 test('send throws until the stream is open, passes on, and drops what comes too late', async () => {
   const { socket, inner } = await opened({ reconnect: false })
   for (const data of ['text', new ArrayBuffer(3), new Uint8Array(4), new Blob(['x'])]) {
