@@ -259,6 +259,15 @@ same = ["iss", "sid"]
 identity = {{ "{SUBJECT_HEADER}" = "sub" }}
 
 [[route]]
+name = "first"
+path = "{FIRST}"
+upstream = "ws://{echo}"
+carriers = ["message"]
+first_message = {{ pointer = "/payload/token", type = "connection_init" }}
+same = ["iss", "sid"]
+identity = {{ "{SUBJECT_HEADER}" = "sub" }}
+
+[[route]]
 name = "verifier"
 path = "{VERIFIER}"
 upstream = "ws://{verifier}"
@@ -271,6 +280,8 @@ renew_in_band = "forward"
 
 /// Path of the echo route.
 pub(super) const ECHO: &str = "/echo";
+/// Path of the route to the echo service that takes the token from the first message.
+pub(super) const FIRST: &str = "/first";
 /// Path of the verifier route.
 pub(super) const VERIFIER: &str = "/verifier";
 /// The name of a ticket in the query.

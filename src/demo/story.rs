@@ -24,6 +24,7 @@ pub(super) async fn play<W: Write>(stage: &mut Stage, printer: &mut Printer<W>, 
     let mut story = Story { stage, printer, clock, ttl, session: random_id(), zero: Wall::default() };
     let old = story.live().await;
     story.ticket().await;
+    story.first_message().await;
     story.revocation().await;
     story.refusals(old).await;
     story.printer.verdict()

@@ -3,11 +3,14 @@
 use std::io::Write;
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::{STEP_TIMEOUT, Story, query, refused, watch};
 use crate::client::{Post, ticket};
-use crate::demo::stage::{ECHO, TICKET};
+use crate::demo::stage::{ECHO, FIRST, TICKET};
 use crate::issuer::Minted;
 use crate::issuer::mint::random_id;
+use crate::secret::Token;
 use crate::token::Carrier;
 
 impl<W: Write> Story<'_, W> {
@@ -34,6 +37,32 @@ impl<W: Write> Story<'_, W> {
         }
         let (good, told) = refused(self.attempt(ECHO, carrier, Some(&ticket)).await, 401, "token_invalid").await;
         self.step(good, "gateway", &format!("the same ticket once more: {told}"));
+    }
+
+    /// A client that sends its token as graphql-ws does: no upgrade request holds it, and the service does not see it.
+    pub(super) async fn first_message(&mut self) {
+        self.printer.heading("A token in the first message");
+        let Some(token) = self.issue(MESSAGE, true) else { return };
+        let opened = self.opened(FIRST, Carrier::Message, None, "without a token").await;
+        let Some(mut stream) = opened else { return };
+        self.note("client", "sends {\"type\":\"connection_init\", ...} with it");
+        // A stream that has ended says so at its next read.
+        let _ = stream.send(first_message(&token.token)).await;
+        self.identity(&mut stream, MESSAGE).await;
+        stream.close().await;
+
+        let forged = self.stage.issuer.forge(MESSAGE, &self.session, self.ttl, self.clock.now());
+        let told = match (forged, self.attempt(FIRST, Carrier::Message, None).await) {
+            (Ok(forged), Ok(mut stream)) => {
+                let _ = stream.send(first_message(&forged.token)).await;
+                let ending = tokio::time::timeout(STEP_TIMEOUT, watch(stream, self.clock)).await;
+                ending.map_or("no answer".to_owned(), |ending| ending.closed.to_string())
+            }
+            (Err(error), _) => error.to_string(),
+            (_, Err(error)) => error.to_string(),
+        };
+        let good = told == "closed with 3000 \"token_invalid\"";
+        self.step(good, "gateway", &format!("a forged one: {told}"));
     }
 
     /// A session is banned: its live stream ends at once, and no other one begins.
@@ -83,6 +112,11 @@ impl<W: Write> Story<'_, W> {
         let (good, told) = refused(self.attempt(ECHO, query(), None).await, 401, "token_missing").await;
         self.printer.check(good, "no token", &told);
     }
+}
+
+/// As the demo's route has it.
+fn first_message(token: &Token) -> String {
+    json!({ "type": "connection_init", "payload": { "token": token.expose() } }).to_string()
 }
 
 const MESSAGE: &str = "Hello";
