@@ -117,6 +117,8 @@ fn introduce<W: std::io::Write>(printer: &mut Printer<W>, stage: &Stage, stays: 
 /// Shows what the verifier decides on messages that come from the page, until the end.
 async fn stay<W: std::io::Write>(printer: &mut Printer<W>, stage: &mut Stage, shutdown: &CancellationToken) {
     let port = stage.gateway.port();
+    // Those of the story were told.
+    while stage.verdicts.try_recv().is_ok() {}
     printer.heading("The gate stays up");
     printer.text(&format!("  Open https://localhost:{port}/ and try it yourself. Ctrl-C ends."));
     printer.text("  The browser does not know the demo's CA: accept its warning, or import the");
