@@ -139,6 +139,12 @@ impl Stage {
         format!("wss://{}{route}", self.gateway)
     }
 
+    /// Until when the gateway lets the one stream on the verifier's route live; `None` if there is none.
+    pub(super) fn deadline(&self) -> Option<Wall> {
+        let live = self.running.registry().glimpses(0, usize::MAX);
+        live.into_iter().find(|stream| &*stream.route == "verifier")?.expiry
+    }
+
     /// Bans a session; gives how many streams were told to end.
     pub(super) fn revoke(&self, session: &str, now: Now) -> Option<usize> {
         revoke(self.running.registry(), session, now)

@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 
 use super::{Ending, FIRST_MESSAGE, STEP_TIMEOUT, Story, ask, query, turned_down, watch};
 use crate::client::{OpenError, Post, Received, Stream, renew};
-use crate::clock::Clock;
+use crate::clock::{Clock, Wall};
 use crate::demo::stage::{ECHO, VERIFIER};
 use crate::issuer::Minted;
 use crate::issuer::mint::random_id;
@@ -35,12 +35,14 @@ impl<W: Write> Story<'_, W> {
         self.tenths(7).await;
         let second = self.issue(SECOND_MESSAGE, false)?;
         self.verify(&mut stream, &second, SECOND_MESSAGE, "sends it on the same stream, which renews").await;
+        self.moved(&second);
         self.unrenewed(other, &first).await;
         self.outlived(&mut stream, &first, "first").await;
 
         self.tenths(14).await;
         let third = self.issue(THIRD_MESSAGE, false)?;
         self.beside(&stream, &third.token).await;
+        self.moved(&third);
         self.verify(&mut stream, &third, THIRD_MESSAGE, "sends it on the stream too").await;
         self.tenths(18).await;
         self.outlived(&mut stream, &second, "second").await;
@@ -54,17 +56,19 @@ impl<W: Write> Story<'_, W> {
 
     /// A token of another maker, as a message: refused, and it moves nothing.
     async fn forged_message(&mut self, stream: &mut Stream) {
-        let now = self.clock.now();
+        let (now, before) = (self.clock.now(), self.stage.deadline());
         let forged = self.stage.issuer.forge("trust me", &self.session, self.ttl, now);
         let reason = match &forged {
             Ok(forged) => told(ask(stream, forged.token.expose()).await),
             Err(error) => error.to_string(),
         };
-        self.step(reason == "token_invalid", "verifier", &format!("forged token: {reason}; it moves nothing"));
+        let (still, moves) = self.unmoved(before);
+        self.step(still && reason == "token_invalid", "verifier", &format!("forged token: {reason}; it {moves}"));
     }
 
     /// A good token of somebody else, who has the stream's handle: refused.
     async fn another_session(&mut self, stream: &Stream) {
+        let before = self.stage.deadline();
         let stolen = self.stage.issuer.issue("let me ride along", &random_id(), self.ttl, self.clock.now());
         let (good, told) = match stolen {
             Ok(stolen) => match self.renew(stream, &stolen.token).await {
@@ -73,7 +77,23 @@ impl<W: Write> Story<'_, W> {
             },
             Err(error) => (false, error.to_string()),
         };
-        self.step(good, "gateway", &format!("another session's token: {told}"));
+        let (still, moves) = self.unmoved(before);
+        self.step(good && still, "gateway", &format!("another session: {told}; it {moves}"));
+    }
+
+    /// Whether the stream's deadline is what it was, and how to say so.
+    fn unmoved(&self, before: Option<Wall>) -> (bool, &'static str) {
+        let still = before.is_some() && self.stage.deadline() == before;
+        (still, if still { "moves nothing" } else { "moves the deadline" })
+    }
+
+    /// The stream's deadline must be this token's end.
+    fn moved(&mut self, token: &Minted) {
+        let deadline = self.stage.deadline().unwrap_or_default();
+        let apart = deadline.saturating_since(token.expires).max(token.expires.saturating_since(deadline));
+        let left = deadline.saturating_since(self.clock.now().wall);
+        let told = format!("the deadline is that token's now, {:.3} s left", left.as_secs_f64());
+        self.step(apart < Duration::from_millis(1), "gateway", &told);
     }
 
     /// A renewal with a request beside the stream.
