@@ -8,21 +8,28 @@ use ipnet::IpNet;
 
 use crate::ws::handshake::items;
 
-/// The address of the client: the last one in `X-Forwarded-For`, or else in `Forwarded` (RFC 7239), that is no trusted
-/// proxy's, if `peer` is one; a client can write whatever it likes in front of that. What cannot be read ends the walk at
-/// the proxy that said it. IPv6 addresses stand for their /64, of which one client has them all.
+/// The address of the client: the last one in `X-Forwarded-For` or in `Forwarded` (RFC 7239) that is no trusted proxy's,
+/// if `peer` is one; a client can write whatever it likes in front of that. What cannot be read ends the walk at the proxy
+/// that said it. If both headers are there and disagree, the proxies write one of them only, and the other one is the
+/// client's own word: then the peer counts. IPv6 addresses stand for their /64, of which one client has them all.
 pub fn client(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
     let believed = |address: &IpAddr| trusted.iter().any(|network| network.contains(address));
-    let mut address = peer.to_canonical();
-    let said: Vec<Option<IpAddr>> = if headers.contains_key(X_FORWARDED_FOR) {
-        items(headers, &X_FORWARDED_FOR).map(node).collect()
-    } else {
-        items(headers, &FORWARDED).map(forwarded_for).collect()
+    let peer = peer.to_canonical();
+    let walk = |said: Vec<Option<IpAddr>>| {
+        let mut address = peer;
+        for said in said.into_iter().rev() {
+            let (true, Some(said)) = (believed(&address), said) else { break };
+            address = said;
+        }
+        address
     };
-    for said in said.into_iter().rev() {
-        let (true, Some(said)) = (believed(&address), said) else { break };
-        address = said;
-    }
+    let by_list = || walk(items(headers, &X_FORWARDED_FOR).map(node).collect());
+    let by_elements = || walk(items(headers, &FORWARDED).map(forwarded_for).collect());
+    let address = match (headers.contains_key(X_FORWARDED_FOR), headers.contains_key(FORWARDED)) {
+        (false, _) => by_elements(),
+        (true, false) => by_list(),
+        (true, true) => Some(by_list()).filter(|address| *address == by_elements()).unwrap_or(peer),
+    };
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & NETWORK)),
@@ -57,7 +64,7 @@ mod tests {
 
     #[test]
     fn a_client_is_counted_by_the_address_that_trusted_proxies_show() {
-        let table: [(&str, &[(&str, &str)], &str); 18] = [
+        let table: [(&str, &[(&str, &str)], &str); 19] = [
             ("203.0.113.1", &[], "203.0.113.1"),
             ("203.0.113.1", &[("x-forwarded-for", "198.51.100.1")], "203.0.113.1"),
             ("::ffff:203.0.113.1", &[], "203.0.113.1"),
@@ -74,7 +81,8 @@ mod tests {
             ("10.0.0.1", &[("forwarded", "for=198.51.100.1;proto=https")], "198.51.100.1"),
             ("10.0.0.1", &[("forwarded", "for=192.0.2.9, proto=https; For=\"[2001:db8::1]:8\"")], "2001:db8::"),
             ("10.0.0.1", &[("forwarded", "for=_hidden")], "10.0.0.1"),
-            ("10.0.0.1", &[("x-forwarded-for", "198.51.100.1"), ("forwarded", "for=192.0.2.9")], "198.51.100.1"),
+            ("10.0.0.1", &[("x-forwarded-for", "198.51.100.1"), ("forwarded", "for=192.0.2.9")], "10.0.0.1"),
+            ("10.0.0.1", &[("x-forwarded-for", "198.51.100.1"), ("forwarded", "for=198.51.100.1")], "198.51.100.1"),
             ("2001:db8:1:2:3:4:5:6", &[], "2001:db8:1:2::"),
         ];
         let trusted = ["10.0.0.0/8".parse().unwrap()];

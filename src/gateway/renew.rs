@@ -35,10 +35,14 @@ async fn renewed(shared: &Shared, routed: &Routed) -> Result<Response<Body>, Rej
         .and_then(|value| Opaque::parse(value.as_bytes()))
         .ok_or(Rejection::BadRequest("Portcullis-Stream is missing, stands twice or is no handle"))?;
     let stream = shared.registry.find(handle.hash(), &route.name).ok_or(Rejection::NotRenewed(RenewalError::Gone))?;
+    let grant = judge(shared, route, &token(routed)?).await?;
+    // Only who could renew the stream uses up its attempts: a handle alone must not starve its owner.
+    if !stream.belongs_to(grant.principal) {
+        return Err(Rejection::NotRenewed(RenewalError::OtherPrincipal));
+    }
     if !stream.may_try(route.renewal.interval, shared.clock.now().mono) {
         return Err(Rejection::NotRenewed(RenewalError::TooOften));
     }
-    let grant = judge(shared, route, &token(routed)?).await?;
     let terms = route.renewal.terms(grant.expiry);
     let fingerprint = grant.fingerprint;
     let (answer, told) = oneshot::channel();

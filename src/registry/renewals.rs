@@ -71,17 +71,27 @@ impl Registry {
 }
 
 impl Live {
-    /// Counts an attempt to renew, good or bad; false if they come faster than one each `interval` in the long run.
+    /// Whether it belongs to this principal; so does one that has ended, of which nothing more is to be learnt.
+    pub fn belongs_to(&self, principal: Principal) -> bool {
+        self.place.upgrade().is_none_or(|place| place.principal == principal)
+    }
+
+    /// Counts an attempt to renew; false if they come faster than one each `interval` in the long run.
     pub fn may_try(&self, interval: Duration, now: Mono) -> bool {
         self.place.upgrade().is_none_or(|place| lock(&place.inbox).try_again(interval, now))
     }
 
-    /// Hands the stream a fresh token. If it has ended, or has too much waiting, the answer is dropped.
+    /// Hands the stream a fresh token. If it has ended, the answer is dropped.
     pub fn renew(&self, renewal: Renewal) {
         let Some(place) = self.place.upgrade() else { return };
         {
             let mut inbox = lock(&place.inbox);
-            if inbox.ended || inbox.waiting.len() >= MOST_WAITING {
+            if inbox.ended {
+                return;
+            }
+            if inbox.waiting.len() >= MOST_WAITING {
+                // Whoever asked may be gone.
+                let _ = renewal.answer.send(Err(RenewalError::TooOften));
                 return;
             }
             inbox.waiting.push(renewal);

@@ -24,7 +24,7 @@ pub use verify::Verifier;
 use crate::clock::{Now, Wall};
 use crate::secret::{self, Fingerprint, Token};
 
-/// Who a stream belongs to: the values of the route's `same` claims, `iss` among them.
+/// Who a stream belongs to: the names and values of the route's `same` claims, `iss` among them.
 ///
 /// Each value stands in its JSON text, so that the number 1 and the string "1" are two principals, and a claim that
 /// is absent is `null`. Where the issuer's `iss` is not checked, the issuer's name in the config is one more value.

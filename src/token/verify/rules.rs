@@ -248,15 +248,17 @@ pub(super) fn principal(case: &Case<'_>, same: &[String]) -> Result<Principal, D
                 format!("the claim {name} makes the principal, but has a number that is no 64-bit integer"),
             ));
         }
-        values.push(value.to_string());
+        // With its name: other claims may make the principal after a reload.
+        values.push(format!("{}: {value}", Value::from(name.as_str())));
     }
     if case.issuer.iss.is_none() {
         values.push(format!("issuer {}", case.issuer.name));
     }
     // A token that says nothing of whom it speaks for speaks for itself only: any two such tokens of an issuer would
     // else be one principal, and could renew each other's streams.
-    let says = |name: &&String| *name != "iss" && case.claims.members.get(*name).is_some_and(|value| !value.is_null());
-    if !same.iter().any(|name| says(&name)) {
+    let is_empty = |value: &Value| value.is_null() || value == "";
+    let says = |name: &String| name != "iss" && case.claims.members.get(name).is_some_and(|value| !is_empty(value));
+    if !same.iter().any(says) {
         values.push(format!("token {}", Value::Object(case.claims.members.clone())));
     }
     Ok(Principal::new(&values))
