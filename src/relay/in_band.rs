@@ -2,7 +2,7 @@
 //!
 //! Owns the reading of what may be such a message, which stands at the scanner's position until it is known what it is:
 //! as soon as one byte of it could not be part of a token it is an ordinary message, and passes untouched. At most
-//! [`MOST_HELD`] bytes wait so, heads and control frames between fragments included. Does not write; the pump calls it.
+//! `MOST_HELD` bytes wait so, heads and control frames between fragments included. Does not write; the pump calls it.
 
 use std::future::Future;
 use std::ops::Range;
