@@ -339,8 +339,10 @@ async fn a_unix_socket_is_the_gateways_users_alone_and_the_verbs_find_it() {
     while !verb(&folder, &["streams"]).status.success() {
         assert!(begun.elapsed() < common::PATIENCE, "the socket was not taken over");
     }
-    again.kill().expect("kill");
-    again.wait().expect("wait");
+    let pid = i32::try_from(again.id()).ok().and_then(rustix::process::Pid::from_raw).expect("pid");
+    rustix::process::kill_process(pid, Signal::TERM).expect("signal");
+    assert!(again.wait().expect("wait").success());
+    assert!(!socket.exists(), "one that leaves takes its socket along");
 }
 
 #[tokio::test]
@@ -386,6 +388,8 @@ async fn outside_loopback_it_must_ask_who_comes() {
         ("hosts = [\"x\"]".into(), false, "[admin] has no `address`"),
         ("address = \"127.0.0.1:0\"\nhosts = [\"http://x\", \"*.x\"]".into(), false, "is no host name"),
         ("address = \"localhost:1\"".into(), false, "is no address to listen on"),
+        (format!("address = \"127.0.0.1:0\"\nsecret = \"{SECRET}\""), false, "unknown key `secret`"),
+        (format!("address = \"127.0.0.1:0\"\nsecret_env = \"{SECRET}\""), false, "the environment variable is not set"),
         ("address = \"0.0.0.0:0\"\nsecret_file = \"admin.secret\"".into(), true, "travels in clear"),
         (format!("address = \"0.0.0.0:0\"\nsecret_file = \"admin.secret\"\n{tls}"), true, "good"),
         (format!("address = \"0.0.0.0:0\"\nclient_ca = \"ca.pem\"\n{tls}"), true, "good"),

@@ -310,3 +310,54 @@ fn not_allowed() -> Response<Full<Bytes>> {
 /// For the body of a request.
 const BODY: Duration = Duration::from_secs(5);
 const LARGEST_BODY: usize = 16 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+    use crate::gateway;
+    use crate::token::KeyRing;
+
+    fn issuer(keys: KeyRing) -> Arc<Issuer> {
+        Arc::new(Issuer {
+            name: "i".into(),
+            iss: None,
+            aud: Vec::new(),
+            keys,
+            leeway: Duration::ZERO,
+            skew: Duration::ZERO,
+            require_exp: true,
+            max_lifetime: None,
+            required_claims: Vec::new(),
+        })
+    }
+
+    #[tokio::test]
+    async fn it_is_ready_only_while_some_issuer_has_a_key_and_it_does_not_leave() {
+        let clock = Clock::system();
+        let metrics = Metrics::new(clock.now().wall);
+        let registry = Registry::new(&clock);
+        let (config, tracker) = (gateway::Config::default(), TaskTracker::new());
+        let gateway = Gateway::new(config, Vec::new(), clock.clone(), registry.clone(), tracker, metrics.clone());
+        let desk = Desk::new(Parts {
+            gateway: gateway.clone(),
+            revocations: registry.revocations().clone(),
+            registry,
+            metrics,
+            clock,
+            issuers: ArcSwap::from_pointee(vec![issuer(KeyRing::default())]),
+            leave: CancellationToken::new(),
+        });
+        let ready = async || desk.probe("/readyz").await.unwrap().status().as_u16();
+        assert_eq!(ready().await, 503);
+        let mut keys = KeyRing::default();
+        let secret = Secret::new(b"0123456789abcdef0123456789abcdef".to_vec());
+        keys.add_secret(crate::token::keys::Algorithm::from_name("HS256").unwrap(), None, &secret).unwrap();
+        desk.replace_issuers(vec![issuer(KeyRing::default()), issuer(keys)]);
+        assert_eq!(ready().await, 200);
+        gateway.begin_drain(Duration::ZERO);
+        assert_eq!(ready().await, 503);
+        assert_eq!(desk.probe("/livez").await.unwrap().status(), 200);
+    }
+}
