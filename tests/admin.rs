@@ -95,6 +95,8 @@ async fn live_streams_are_listed_with_what_they_have_carried_and_in_pages() {
     }
     links[0].text("hello").await;
     assert_eq!(links[0].frame().await.text(), "hello");
+    // Told at the end of the turn in which the frame went down.
+    admin.metric_becomes("portcullis_bytes_total{direction=\"downstream\"}", 7.0).await;
     let streams = admin.streams().await;
     let ids: Vec<u64> = streams.iter().map(|stream| stream["id"].as_u64().expect("a number")).collect();
     assert_eq!(ids.len(), 5);
