@@ -88,8 +88,9 @@ async fn other_ways(page: &mut Program) {
 /// A session that is banned loses its stream and gets no other one; another session does.
 async fn revocation(page: &mut Program, kind: &str) {
     page.eval("set('service', '/echo'), set('carrier', 'query'), press('#connect')").await;
-    page.eval("until(() => text('ready') === 'open').then(() => press('#revoke'))").await;
-    page.eval("until(() => text('ready') === 'closed')").await;
+    page.eval("until(() => text('ready') === 'open')").await;
+    shot(page, kind, "phone-open").await;
+    page.eval("press('#revoke'), until(() => text('ready') === 'closed')").await;
     assert_eq!(page.eval(END).await, json!(["3003", "token revoked", "true"]));
     shot(page, kind, "phone-revoked").await;
     page.eval("document.getElementById('log-title').scrollIntoView()").await;
