@@ -35,7 +35,7 @@ if [ ${#missing[@]} -gt 0 ]; then
     apt-get install -y -qq --no-install-recommends "${missing[@]}" > "$into/apt.log" 2>&1 ||
         fail "apt-get install failed, see $into/apt.log: $(tail -n 1 "$into/apt.log")" "missing: ${missing[*]}"
 fi
-node -e 'process.exit(Number.parseInt(process.versions.node) < 20)' || fail "Node 20 or later is needed; this is $(node --version)"
+node -e 'process.exit(Number.parseInt(process.versions.node) < 20 ? 1 : 0)' || fail "Node 20 or later is needed; this is $(node --version)"
 
 # Python packages, in an environment of their own; again when the list has changed.
 if ! cmp -s "$here/requirements.txt" "$into/venv/requirements.txt"; then
