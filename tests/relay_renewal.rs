@@ -124,7 +124,7 @@ async fn of_two_renewals_at_once_both_are_answered_and_the_later_deadline_stays(
 }
 
 #[tokio::test]
-async fn a_token_that_was_banned_before_the_stream_stood_by_it_ends_the_stream() {
+async fn a_token_that_was_banned_on_its_way_is_refused_and_the_stream_keeps_its_own() {
     let clock = ManualClock::new();
     let rig = rig(&clock.clock());
     let now = clock.clock().now();
@@ -140,7 +140,11 @@ async fn a_token_that_was_banned_before_the_stream_stood_by_it_ends_the_stream()
     let terms = Terms { expiry, allow_shorter: false, max_renewals: None };
     stream.renew(Renewal { grant, terms, answer: answering });
     assert_eq!(answer(told).await, Err(RenewalError::Revoked));
-    assert_eq!(closed(rig).await, CloseReason::Revoked);
+    rig.client.send(&masked(0x81, b"still here"));
+    rig.service.receives(&masked(0x81, b"still here")).await;
+    advance(&clock, LIFE);
+    rig.client.send(&masked(0x81, b"late"));
+    assert_eq!(closed(rig).await, CloseReason::Expired);
 }
 
 #[tokio::test]
@@ -286,4 +290,96 @@ async fn a_verdict_that_comes_after_the_deadline_comes_too_late() {
         rig.service.until(|state| state.from_gateway.first() == Some(&0x88)).await;
         assert_eq!(closed(rig).await, CloseReason::Expired);
     }
+}
+
+/// Says this to every token, at once.
+#[derive(Clone)]
+struct AtOnce(Clock, Option<Duration>);
+
+impl Renewer for AtOnce {
+    fn judge(&self, _: Token) -> Verdict {
+        let expiry = self.1.map(|life| self.0.now().wall.saturating_add(life));
+        let verdict = match expiry {
+            Some(_) => Ok((grant(&[], expiry), Terms { expiry, allow_shorter: true, max_renewals: None })),
+            None => Err(Denial::new(Public::TokenInvalid, "no", "no")),
+        };
+        Box::pin(std::future::ready(verdict))
+    }
+}
+
+fn in_band(mode: Mode, life: Duration, verdict: AtOnce) -> Rig {
+    let clock = verdict.0.clone();
+    let rules = InBand { mode, prefix: "".into(), interval: Duration::ZERO, renewer: Arc::new(verdict) };
+    Rig::with(false, life, Early::default(), Limits::default(), clock, Some(rules))
+}
+
+fn candidate() -> Vec<u8> {
+    masked(0x81, mint(&claims(Duration::from_secs(60))).as_bytes())
+}
+
+#[tokio::test]
+async fn a_silent_stream_ends_at_the_earlier_deadline_that_a_message_has_brought() {
+    for mode in [Mode::Forward, Mode::Consume] {
+        let clock = Clock::system();
+        let rig = in_band(mode, Duration::from_secs(5), AtOnce(clock.clone(), Some(Duration::from_millis(300))));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let sent = clock.now().mono;
+        rig.client.send(&candidate());
+        rig.client.until(|state| state.from_gateway.windows(2).any(|two| two == [0x88, 15])).await;
+        let took = clock.now().mono.saturating_since(sent);
+        assert!(took >= Duration::from_millis(300) && took < Duration::from_secs(2), "{mode:?}: {took:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_takes_no_answers_has_no_more_than_a_few_held_for_it() {
+    let rig = in_band(Mode::Consume, LIFE, AtOnce(Clock::system(), None));
+    rig.client.window(0);
+    let candidates = candidate().repeat(50);
+    let mut sent = 0;
+    while sent < 10_000 && rig.client.is(|state| state.to_gateway.len() < 300 * candidates.len()) {
+        rig.client.send(&candidates);
+        sent += 50;
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    rig.client.window(4096);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    rig.client.window(0);
+    let answers = rig.client.received().len();
+    assert!((1_000..=6 * 1024).contains(&answers), "{answers} bytes for {sent} candidates");
+    // Once they are taken, everything goes on by itself.
+    rig.client.window(usize::MAX / 2);
+    rig.client.send(&masked(0x81, b"behind them all"));
+    rig.service.receives(&masked(0x81, b"behind them all")).await;
+}
+
+#[tokio::test]
+async fn what_stands_behind_a_hundred_tokens_need_not_wait() {
+    let clock = Clock::system();
+    let rig = in_band(Mode::Consume, LIFE, AtOnce(clock.clone(), None));
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let begun = clock.now().mono;
+    rig.client.send(&[candidate().repeat(100), masked(0x81, b"behind them")].concat());
+    rig.service.receives(&masked(0x81, b"behind them")).await;
+    assert!(clock.now().mono.saturating_since(begun) < Duration::from_secs(2), "nobody had to look for it");
+}
+
+#[tokio::test]
+async fn pings_between_the_fragments_of_a_token_are_judged_like_all_frames() {
+    let clock = ManualClock::new();
+    let rig = in_band(Mode::Consume, LIFE, AtOnce(clock.clock(), None));
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    rig.service.window(0);
+    let token = mint(&claims(Duration::from_secs(60)));
+    let (start, end) = token.split_at(20);
+    let pings = masked(0x89, b"between").repeat(200);
+    rig.client.send(&[masked(0x01, start.as_bytes()), pings, masked(0x80, end.as_bytes())].concat());
+    // The answer is there, so the token was taken.
+    rig.client.until(|state| !state.from_gateway.is_empty()).await;
+    advance(&clock, LIFE);
+    rig.registry.signal_all(Signal::Recheck);
+    rig.client.until(|state| state.from_gateway.windows(2).any(|two| two == [0x88, 15])).await;
+    rig.service.window(usize::MAX / 2);
+    rig.service.until(|state| !state.from_gateway.is_empty()).await;
+    assert_eq!(rig.service.received().first(), Some(&0x88), "no frame starts after the deadline");
 }

@@ -86,6 +86,7 @@ impl Rejection {
             Self::HandleTaken => (S::CONFLICT, "handle_taken", None),
             Self::MethodNotAllowed => (S::METHOD_NOT_ALLOWED, "method", says(header::ALLOW, "OPTIONS, POST")),
             Self::NotRenewed(RenewalError::Gone) => (S::GONE, RenewalError::Gone.as_str(), None),
+            Self::NotRenewed(RenewalError::Expired) => return denied(Public::TokenExpired),
             Self::NotRenewed(RenewalError::Revoked) => return denied(Public::TokenRevoked),
             Self::NotRenewed(error @ RenewalError::Shorter) => (S::CONFLICT, error.as_str(), None),
             Self::NotRenewed(error @ RenewalError::TooOften) => (S::TOO_MANY_REQUESTS, error.as_str(), retry()),

@@ -153,6 +153,11 @@ impl Guard {
         self.registry.revocations.find(&marks, now.wall)
     }
 
+    /// Whether a token with these marks is revoked.
+    pub fn bans(&self, marks: &Marks, now: Now) -> bool {
+        self.registry.revocations.find(marks, now.wall).is_some()
+    }
+
     /// Whether this signal waits for the stream.
     pub fn is_told(&self, signal: Signal) -> bool {
         Signals(self.place.mailbox.signals.load(Ordering::Acquire)).contains(signal)

@@ -113,8 +113,10 @@ impl<D: Wire, U: Wire> Relay<D, U> {
     fn turn(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Poll<Outcome> {
         let signals = self.guard.poll_signals(cx);
         if signals.is_empty() && self.is_quiet() {
+            let renewals = self.stream.renewals();
             self.pump(cx, scratch);
-            if self.is_quiet() {
+            // A renewal by a message may have moved the deadline forward, and the alarm with it.
+            if self.is_quiet() && self.stream.renewals() == renewals {
                 self.meter();
                 return Poll::Pending;
             }
@@ -144,7 +146,7 @@ impl<D: Wire, U: Wire> Relay<D, U> {
             if self.poll_alarm(now) {
                 self.stream.on_time(now);
                 self.look_at_blocked(now);
-            } else if self.stream == before {
+            } else if self.stream == before && !self.downstream.may_go_on() {
                 self.meter();
                 return Poll::Pending;
             }
@@ -299,19 +301,17 @@ fn renew(
     if grant.principal != guard.principal() {
         return Err(RenewalError::OtherPrincipal);
     }
-    let renewed = guard.stand(
+    guard.stand(
         || {
+            // A ban that is not in force here yet looks for streams after this, and finds the fresh token.
+            if guard.bans(&grant.marks, now) {
+                return Err(RenewalError::Revoked);
+            }
             let expires_in = stream.renew(terms, now)?;
             Ok((Standing::new(grant, stream.renewals()), expires_in))
         },
         RenewalError::Gone,
-    );
-    // A ban of the fresh token that came before it was seen to be there has not looked here.
-    if renewed.is_ok() && guard.revoked(now).is_some() {
-        stream.on_signal(Signal::Revoke, now);
-        return Err(RenewalError::Revoked);
-    }
-    renewed
+    )
 }
 
 /// Sends what is due to `leg`, whose frames come from `source`.

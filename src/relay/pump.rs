@@ -38,6 +38,10 @@ struct Asked {
     reader: Option<Reader>,
     /// Whole frames of the gateway's own for this side, which go between two messages.
     notices: Vec<u8>,
+    /// What this side sends waits because it does not take the answers.
+    full: bool,
+    /// Control frames that stood between the fragments of a token: they are all that is left of it.
+    between: Vec<u8>,
 }
 
 /// The state machine with the time it is asked at, which is read for each chunk when the chunk is there: reading and
@@ -45,6 +49,7 @@ struct Asked {
 struct Judged<'a> {
     stream: &'a mut Stream,
     guard: &'a Guard,
+    clock: &'a Clock,
     now: Now,
 }
 
@@ -68,6 +73,8 @@ enum Left {
     Blocked,
     /// The start of a head: more must come.
     Starved,
+    /// Something else stands before it now, to be judged like all frames; see [`Asked::between`].
+    Spliced,
 }
 
 impl<W: Wire> Leg<W> {
@@ -104,9 +111,15 @@ impl<W: Wire> Leg<W> {
         self.asked.get_or_insert_default().notices.extend_from_slice(frame);
     }
 
-    /// Between two messages: what the gateway has to say goes next.
+    /// Whether what waited for this side to take its answers need not wait any more.
+    pub(super) fn may_go_on(&self) -> bool {
+        let room = |asked: &Asked| asked.full && asked.notices.len() + self.outbox.len() <= MOST_NOTICES;
+        self.asked.as_deref().is_some_and(room)
+    }
+
+    /// Between two messages: what the gateway has to say goes next, once what was said before has gone.
     pub(super) fn enqueue_notices(&mut self) {
-        let Some(asked) = &mut self.asked else { return };
+        let Some(asked) = self.asked.as_mut().filter(|_| self.outbox.is_empty()) else { return };
         self.outbox.append(&mut asked.notices);
         if asked.reader.is_none() {
             self.asked = None;
@@ -159,7 +172,7 @@ impl<W: Wire> Leg<W> {
         for _ in 0..BUDGET {
             if !self.is_drained() {
                 let pending = std::mem::take(&mut self.pending);
-                let judged = &mut Judged { stream, guard, now: clock.now() };
+                let judged = &mut Judged { stream, guard, clock, now: clock.now() };
                 let (used, left) = self.feed(&pending, to, judged, cx);
                 self.keep(pending.get(used..).unwrap_or_default(), left);
                 if left == Left::Blocked {
@@ -172,7 +185,7 @@ impl<W: Wire> Leg<W> {
             match wire.poll_chunk(cx, scratch) {
                 Poll::Pending => return,
                 Poll::Ready(Ok(read)) if read > 0 => {
-                    let judged = &mut Judged { stream, guard, now: clock.now() };
+                    let judged = &mut Judged { stream, guard, clock, now: clock.now() };
                     let chunk = self.join_held(scratch, read);
                     let (used, left) = self.feed(&chunk, to, judged, cx);
                     self.keep(chunk.get(used..).unwrap_or_default(), left);
@@ -215,6 +228,11 @@ impl<W: Wire> Leg<W> {
         let most = if self.reader().is_some() { HELD_IN_BAND } else { Scanner::MAX_HELD };
         debug_assert!(!self.starved || rest.len() <= most, "only the start of a head is held, or what may be a token");
         self.pending = rest.to_vec();
+        if left == Left::Spliced
+            && let Some(asked) = &mut self.asked
+        {
+            self.pending.splice(..0, std::mem::take(&mut asked.between));
+        }
     }
 
     /// Lets `bytes` go as far as they may; answers how many are done with, and why the others are not.
@@ -319,7 +337,7 @@ impl<W: Wire> Leg<W> {
                 to.enqueue_notices();
                 (0, Left::Nothing)
             }
-            Step::Cut(Stop::Look) => self.look(bytes, to, judged, cx),
+            Step::Cut(Stop::Look) => self.look(bytes, judged, cx),
             Step::Violation(_) => {
                 judged.stream.on_violation(self.side, judged.now);
                 (0, Left::Nothing)
@@ -332,14 +350,9 @@ impl<W: Wire> Leg<W> {
     }
 
     /// Looks at the message that begins here. What is a token is judged before anything of it goes on.
-    fn look<V: Wire>(
-        &mut self,
-        bytes: &[u8],
-        to: &mut Leg<V>,
-        judged: &mut Judged<'_>,
-        cx: &mut Context<'_>,
-    ) -> (usize, Left) {
-        let Some(Asked { reader: Some(reader), notices }) = self.asked.as_deref_mut() else {
+    fn look(&mut self, bytes: &[u8], judged: &mut Judged<'_>, cx: &mut Context<'_>) -> (usize, Left) {
+        let waiting = self.outbox.len();
+        let Some(Asked { reader: Some(reader), notices, full, between }) = self.asked.as_deref_mut() else {
             return (0, Left::Starved);
         };
         let length = match reader.look(bytes) {
@@ -351,7 +364,8 @@ impl<W: Wire> Leg<W> {
             Look::Token(length) => length,
         };
         // Whoever does not take the answers gets no more of them.
-        if notices.len() > MOST_NOTICES {
+        *full = notices.len() + waiting > MOST_NOTICES;
+        if *full {
             return (0, Left::Blocked);
         }
         let may_try = reader.is_judging() || judged.guard.may_try(reader.rules.interval, judged.now.mono);
@@ -363,6 +377,8 @@ impl<W: Wire> Leg<W> {
                     notice::denied(&denial)
                 }
                 Poll::Ready(Ok((grant, terms))) => {
+                    // The verdict may have taken a while, and what comes next is judged by this time too.
+                    judged.now = judged.clock.now();
                     let renewed = super::renew(judged.stream, judged.guard, &grant, terms, judged.now);
                     judged.guard.count_renewal(renewed.map_or_else(RenewalError::as_str, |_| RENEWED));
                     renewed.map_or_else(notice::kept, notice::renewed)
@@ -372,7 +388,7 @@ impl<W: Wire> Leg<W> {
             judged.guard.count_renewal(RenewalError::TooOften.as_str());
             notice::kept(RenewalError::TooOften)
         };
-        let between = reader.finish();
+        let controls = reader.finish();
         match reader.rules.mode {
             Mode::Forward => {
                 reader.free = true;
@@ -380,11 +396,8 @@ impl<W: Wire> Leg<W> {
             }
             Mode::Consume => {
                 notices.extend(answer);
-                for frame in between.into_iter().filter_map(|range| bytes.get(range)) {
-                    to.enqueue(frame);
-                    self.count(frame.len(), 1);
-                }
-                (length, Left::Nothing)
+                between.extend(controls.into_iter().filter_map(|range| bytes.get(range)).flatten());
+                (length, if between.is_empty() { Left::Nothing } else { Left::Spliced })
             }
         }
     }

@@ -19,6 +19,9 @@ pub struct Terms {
 /// Why a live stream keeps its old token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RenewalError {
+    /// The token has expired on its way.
+    #[error("the token expired before it was applied")]
+    Expired,
     /// There is no such stream, its deadline has passed, or it is ending.
     #[error("there is no such live stream")]
     Gone,
@@ -43,6 +46,7 @@ impl RenewalError {
     /// The public reason, in an answer's body.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Expired => "token_expired",
             Self::Gone => "stream_gone",
             Self::OtherPrincipal => "forbidden",
             Self::Revoked => "token_revoked",
@@ -75,7 +79,7 @@ impl Stream {
         }
         let deadline = self.deadline.renewed(terms.expiry, now);
         if deadline.passed(now).is_some() {
-            return Err(RenewalError::Gone);
+            return Err(RenewalError::Expired);
         }
         self.deadline = deadline;
         self.renewals = self.renewals.saturating_add(1);
@@ -96,7 +100,7 @@ impl Stream {
     /// If it is time to tell the client that the token is about to expire: how long it still counts. Said once for each
     /// token.
     pub fn take_notice(&mut self, now: Now) -> Option<Duration> {
-        if self.reason.is_some() || self.next_notice(now).is_none_or(|at| now.mono < at) {
+        if self.next_notice(now).is_none_or(|at| now.mono < at) {
             return None;
         }
         self.noticed = true;
@@ -105,7 +109,7 @@ impl Stream {
 
     /// When the client is to be told that the token is about to expire, if the route asks for it.
     pub(super) fn next_notice(&self, now: Now) -> Option<Mono> {
-        let wanted = !self.noticed && !self.limits.expiry_notice.is_zero();
+        let wanted = self.reason.is_none() && !self.noticed && !self.limits.expiry_notice.is_zero();
         wanted.then(|| self.deadline.ahead(self.limits.expiry_notice, now)).flatten()
     }
 }
@@ -162,6 +166,14 @@ mod tests {
     }
 
     #[test]
+    fn a_token_that_dies_on_its_way_leaves_the_stream_as_it_was() {
+        let mut stream = stream(Limits::default());
+        let dead = Terms { allow_shorter: true, ..until(Duration::ZERO) };
+        assert_eq!(stream.renew(dead, now()), Err(RenewalError::Expired));
+        assert_eq!(stream.judge(now()), None);
+    }
+
+    #[test]
     fn renewals_are_counted_and_end_at_the_longest_life_of_the_stream() {
         let mut stream = stream(Limits { max_stream: Some(LIFE * 2), ..Limits::default() });
         let terms = Terms { max_renewals: Some(2), ..until(LIFE * 5) };
@@ -191,6 +203,12 @@ mod tests {
         assert_eq!(stream.next_deadline(now()), Some(now().after(LIFE).mono));
         assert!(stream.renew(until(LIFE * 2), now()).is_ok());
         assert_eq!(stream.take_notice(now().after(LIFE)), None);
-        assert!(stream.take_notice(now().after((LIFE * 2).saturating_sub(ahead))).is_some());
+        let (mut leaving, due) = (stream.clone(), now().after((LIFE * 2).saturating_sub(ahead)));
+        leaving.on_close(crate::stream::Side::Downstream, None, due);
+        assert!(
+            leaving.take_notice(due).is_none() && leaving.next_deadline(due) > Some(due.mono),
+            "not while it closes"
+        );
+        assert!(stream.take_notice(due).is_some());
     }
 }
