@@ -13,16 +13,17 @@ use super::reply::{json, problem};
 use super::streams::{Page, unknown_page};
 use crate::clock::Wall;
 use crate::revocation::{Ban, Id};
-use crate::token::marks::{Kind, Mark};
+use crate::token::marks::{self, Kind, Mark};
 
 /// The body of `POST /revocations`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Wish {
     iss: Option<String>,
-    jti: Option<String>,
-    sub: Option<String>,
-    sid: Option<String>,
+    /// As it stands in the token, which need not be a string; likewise the other two.
+    jti: Option<Value>,
+    sub: Option<Value>,
+    sid: Option<Value>,
     /// Instead of these: the token of this live stream, by its `jti`.
     stream: Option<u64>,
     issued_before: Option<f64>,
@@ -114,10 +115,10 @@ impl Desk {
     /// The ban that is wished for.
     fn meant(&self, wish: &Wish, now: Wall) -> Result<Ban, Unfit> {
         let named = [(Kind::Jti, &wish.jti), (Kind::Sub, &wish.sub), (Kind::Sid, &wish.sid)];
-        let mut named = named.into_iter().filter_map(|(kind, value)| Some((kind, value.as_deref()?)));
+        let mut named = named.into_iter().filter_map(|(kind, value)| Some((kind, marks::text(value.as_ref()?)?)));
         let unfit = |reason, detail: &str| Err(Unfit(reason, detail.to_owned()));
         let (iss, kind, value) = match (named.next(), named.next(), wish.stream, wish.iss.as_deref()) {
-            (Some((kind, value)), None, None, Some(iss)) => (iss.to_owned(), kind, value.to_owned()),
+            (Some((kind, value)), None, None, Some(iss)) => (iss.to_owned(), kind, value.into_owned()),
             (Some(_), None, None, None) => return unfit("iss", "iss is missing: whose token it is"),
             (None, None, Some(stream), None) => self.token_of(stream)?,
             _ => return unfit("body", "exactly one of jti, sub and sid is wanted, with iss; or a stream alone"),

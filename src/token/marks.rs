@@ -1,5 +1,6 @@
 //! What a revocation may name of a token, in the few bytes that a live stream keeps of it.
 
+use std::borrow::Cow;
 use std::num::NonZeroU64;
 
 use serde_json::{Map, Value};
@@ -75,11 +76,11 @@ pub struct Marks {
 }
 
 impl Marks {
-    /// The marks of verified claims; a claim that is no string has none. `issuer` as for [`Mark::new`].
+    /// The marks of verified claims; a claim that is absent or null has none. `issuer` as for [`Mark::new`].
     pub fn new(issuer: &str, claims: &Map<String, Value>, issued: Option<Wall>) -> Self {
         let mark = |kind: Kind| {
-            let value = claims.get(kind.as_str())?.as_str()?;
-            Some(Mark::new(kind, issuer, value))
+            let value = text(claims.get(kind.as_str())?)?;
+            Some(Mark::new(kind, issuer, &value))
         };
         Self {
             jti: mark(Kind::Jti),
@@ -101,6 +102,16 @@ impl Marks {
     /// Whether the token was issued before `seconds` since the epoch. One without `iat` was.
     pub const fn issued_before(&self, seconds: u64) -> bool {
         self.issued < seconds
+    }
+}
+
+/// The text by which a claim's value is named: a string as it is, anything else in its JSON text, so that the number 42 and
+/// the string "42" share their bans. `None` for null, which is no value.
+pub fn text(value: &Value) -> Option<Cow<'_, str>> {
+    match value {
+        Value::Null => None,
+        Value::String(text) => Some(text.into()),
+        other => Some(other.to_string().into()),
     }
 }
 
@@ -133,10 +144,21 @@ mod tests {
     }
 
     #[test]
-    fn only_strings_have_marks() {
-        let marks = marks(&json!({"jti": 1, "sub": "x", "sid": null}));
-        assert_eq!((marks.of(Kind::Jti), marks.of(Kind::Sid)), (None, None));
-        assert_eq!(marks.of(Kind::Sub), Some(Mark::new(Kind::Sub, "issuer", "x")));
+    fn whatever_is_not_null_has_a_mark_and_a_number_that_of_its_digits() {
+        for (value, text) in [
+            (json!("x"), "x"),
+            (json!(42), "42"),
+            (json!(-7), "-7"),
+            (json!(u64::MAX), "18446744073709551615"),
+            (json!(1.5), "1.5"),
+            (json!(true), "true"),
+            (json!({"b": [1], "a": "x"}), "{\"a\":\"x\",\"b\":[1]}"),
+        ] {
+            let marks = marks(&json!({"jti": value, "sub": value, "sid": null}));
+            assert_eq!(marks.of(Kind::Jti), Some(Mark::new(Kind::Jti, "issuer", text)), "{value}");
+            assert_eq!(marks.of(Kind::Sub), Some(Mark::new(Kind::Sub, "issuer", text)), "{value}");
+            assert_eq!(marks.of(Kind::Sid), None);
+        }
     }
 
     #[test]

@@ -62,7 +62,7 @@ pub struct Grant {
     pub expiry: Option<Wall>,
     /// The issuer's name in the config.
     pub issuer: Arc<str>,
-    /// `jti` (RFC 7519, section 4.1.7), if the token has one that is a string.
+    /// `jti` (RFC 7519, section 4.1.7), if the token has one; one that is no string in its JSON text.
     pub jti: Option<Box<str>>,
     /// What a revocation may name of the token.
     pub marks: Marks,

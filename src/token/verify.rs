@@ -15,7 +15,7 @@ pub use explain::RuleOutcome;
 use crate::clock::Now;
 use crate::secret::Token;
 use crate::token::claims::{Claims, Parts};
-use crate::token::{Answer, Denial, Grant, Judge, KeyRing, Marks, Principal, Public, Purpose};
+use crate::token::{Answer, Denial, Grant, Judge, KeyRing, Marks, Principal, Public, Purpose, marks};
 use rules::{CLAIM_RULES, Case, HEADER_RULES, Header};
 
 /// The rules of one issuer.
@@ -182,7 +182,7 @@ fn grant(issuer: &Issuer, principal: Principal, token: &Token, claims: Claims, n
         principal,
         expiry,
         issuer: Arc::clone(&issuer.name),
-        jti: claims.members.get("jti").and_then(serde_json::Value::as_str).map(Into::into),
+        jti: claims.members.get("jti").and_then(marks::text).map(Into::into),
         marks: Marks::new(issuer.revoked_as(), &claims.members, claims.iat.and_then(Result::ok)),
         fingerprint: token.fingerprint(),
         claims: Arc::new(claims.members),
