@@ -113,8 +113,8 @@ impl App {
         }
         let admin = admin::Listeners::bind(&config.admin)?;
         let admin_addresses = admin.addresses();
-        let revocations = open_revocations(&config)?;
         let now = clock.now().wall;
+        let revocations = open_revocations(&config, now)?;
         let metrics = Metrics::new(now);
         metrics.certificates(certificate_ends(&config));
         let registry = Registry::with(&clock, revocations.clone(), metrics.clone());
@@ -304,12 +304,12 @@ async fn expire(revocations: Revocations, clock: Clock, stop: CancellationToken)
     }
 }
 
-fn open_revocations(config: &Config) -> Result<Revocations, revocation::OpenError> {
+fn open_revocations(config: &Config, now: Wall) -> Result<Revocations, revocation::OpenError> {
     let revocations = Revocations::open(&config.revocation)?;
     if !revocations.is_kept() && config.admin.admin.is_some() {
         tracing::warn!("revocations end with this process: set [revocation] file to keep them");
     }
-    let (count, capacity) = (revocations.len(), revocations.capacity());
+    let (count, capacity) = (revocations.count(now), revocations.capacity());
     if count > 0 {
         tracing::info!(revocations = count, capacity, "revocations in force");
     }

@@ -81,12 +81,13 @@ impl Desk {
     pub(super) fn bans(&self, query: Option<&str>) -> Response<Full<Bytes>> {
         let Some(Page { after, limit }) = Page::read(query, Id::parse) else { return unknown_page() };
         let revocations = &self.0.revocations;
-        let bans = revocations.list(after, limit);
+        let now = self.0.clock.now().wall;
+        let bans = revocations.list(after, limit, now);
         let next = (bans.len() == limit).then(|| bans.last().map(|ban| ban.id().to_string())).flatten();
         let answer = json!({
             "revocations": bans.iter().map(shown).collect::<Vec<_>>(),
             "next": next,
-            "total": revocations.len(),
+            "total": revocations.count(now),
             "capacity": revocations.capacity(),
             "kept": revocations.is_kept(),
         });

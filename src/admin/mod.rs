@@ -216,7 +216,7 @@ impl Desk {
             streams,
             upward: tally.upward,
             downward: tally.downward,
-            revocations: revocations.len(),
+            revocations: revocations.count(self.0.clock.now().wall),
             revocations_capacity: revocations.capacity(),
             revocations_refused: revocations.refused(),
         })

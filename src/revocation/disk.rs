@@ -74,8 +74,8 @@ pub(super) struct Disk {
 }
 
 /// One change.
-pub(super) enum Change<'a> {
-    Ban(&'a Ban),
+pub(super) enum Change {
+    Ban(Ban),
     Lift(Id),
 }
 
@@ -87,12 +87,12 @@ impl Disk {
         let unusable = |error| OpenError::Unusable { path: path.to_owned(), error };
         let old = locked(path)?;
         let bans = old.as_ref().map(|file| read(file, path)).transpose()?.unwrap_or_default();
-        let disk = Self::copy(path, &bans).map_err(unusable)?;
+        let disk = Self::copy(path, bans.iter().cloned()).map_err(unusable)?;
         Ok((disk, bans))
     }
 
     /// Writes changes, and returns when they are on the disk.
-    pub(super) fn write(&mut self, changes: &[Change<'_>]) -> io::Result<()> {
+    pub(super) fn write(&mut self, changes: &[Change]) -> io::Result<()> {
         if self.broken {
             return Err(io::Error::other("an earlier write has failed and could not be taken back: restart"));
         }
@@ -121,7 +121,7 @@ impl Disk {
     }
 
     /// Leaves only these bans in the file.
-    pub(super) fn compact(&mut self, bans: &[Ban]) -> io::Result<()> {
+    pub(super) fn compact(&mut self, bans: impl Iterator<Item = Ban>) -> io::Result<()> {
         match Self::copy(&self.path, bans) {
             Ok(copy) => *self = copy,
             Err(error) => {
@@ -146,7 +146,7 @@ impl Disk {
     }
 
     /// Makes a copy under another name, complete, locked and on the disk, before it gets its name.
-    fn copy(path: &Path, bans: &[Ban]) -> io::Result<Self> {
+    fn copy(path: &Path, bans: impl Iterator<Item = Ban>) -> io::Result<Self> {
         let mut name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?.to_owned();
         name.push(".new");
         let new = path.with_file_name(name);
@@ -159,13 +159,18 @@ impl Disk {
         file.try_lock()?;
         let (mut out, mut chain, mut length) = (BufWriter::new(&file), Chain::START, HEADER.len() as u64);
         out.write_all(HEADER.as_bytes())?;
-        let records = bans.iter().map(|ban| json!({ "ban": members(ban) }));
-        for record in records.chain([json!({ "copied": bans.len() })]) {
+        let mut add = |record: &Value| {
             let mut line = Vec::new();
-            chain.line(&record, &mut line)?;
-            out.write_all(&line)?;
+            chain.line(record, &mut line)?;
             length = length.saturating_add(line.len() as u64);
+            out.write_all(&line)
+        };
+        let mut count = 0_usize;
+        for ban in bans {
+            add(&json!({ "ban": members(&ban) }))?;
+            count = count.saturating_add(1);
         }
+        add(&json!({ "copied": count }))?;
         out.flush()?;
         drop(out);
         file.sync_all()?;

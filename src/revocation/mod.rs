@@ -11,6 +11,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 pub use disk::OpenError;
 use disk::{Change, Disk};
@@ -161,9 +162,9 @@ impl Revocations {
     /// Puts a ban in force. One that is there already gets the later of both ends: a ban is never shortened by another.
     pub fn insert(&self, ban: Ban, now: Wall) -> Result<Ban, Full> {
         let mut table = self.write();
-        if table.len() >= self.0.most && !table.contains(ban.id()) {
-            // Those that have ended are no reason to refuse; the disk follows at the next expiry.
-            if table.iter_ended(now).next().is_none() {
+        while table.len() >= self.0.most && !table.contains(ban.id()) {
+            // One that has ended is no reason to refuse; in need of room it is not kept for a clock that steps back.
+            if !table.expire_one(now) {
                 self.0.refused.fetch_add(1, Ordering::Relaxed);
                 return Err(Full);
             }
@@ -175,7 +176,7 @@ impl Revocations {
     pub async fn keep(&self, id: Id) -> Result<(), KeepError> {
         let _turn = self.0.writing.lock().await;
         let Some(ban) = self.read().get(id).cloned() else { return Ok(()) };
-        self.write_to_disk(move |disk| disk.write(&[Change::Ban(&ban)])).await
+        self.write_to_disk(Some(Change::Ban(ban))).await
     }
 
     /// Lifts a ban; false if there is none. The disk goes first: if it fails, the ban stands.
@@ -184,40 +185,42 @@ impl Revocations {
         if !self.read().contains(id) {
             return Ok(false);
         }
-        self.write_to_disk(move |disk| disk.write(&[Change::Lift(id)])).await?;
+        self.write_to_disk(Some(Change::Lift(id))).await?;
         Ok(self.write().remove(id))
     }
 
-    /// Takes out what has ended. To be called about once a second.
+    /// Takes out what has ended an hour ago: a clock that was stepped ahead by mistake, and is stepped back within that
+    /// hour of its own time, finds it again. To be called about once a second.
     pub async fn expire(&self, now: Wall) -> Result<(), KeepError> {
-        if self.read().iter_ended(now).next().is_none() {
-            return Ok(());
+        let time = Wall::from_epoch(now.since_epoch().saturating_sub(GRACE));
+        {
+            let table = self.read();
+            if table.ended(time).next().is_none() && table.gone.is_empty() {
+                return Ok(());
+            }
         }
         let _turn = self.0.writing.lock().await;
-        let ended = self.write().expire(now);
-        self.write_to_disk(move |disk| {
-            let lifted: Vec<_> = ended.into_iter().map(Change::Lift).collect();
-            disk.write(&lifted)
-        })
-        .await
+        while self.write().expire_one(time) {}
+        self.write_to_disk(None).await
     }
 
     /// Changes the file, if there is one, where nobody waits for the disk but the caller. Only within the turn.
-    async fn write_to_disk(
-        &self,
-        change: impl FnOnce(&mut Disk) -> io::Result<()> + Send + 'static,
-    ) -> Result<(), KeepError> {
+    async fn write_to_disk(&self, change: Option<Change>) -> Result<(), KeepError> {
+        let gone = std::mem::take(&mut self.write().gone);
         let Some(disk) = self.0.disk.clone() else { return Ok(()) };
-        let table = self.clone();
+        let bans = self.clone();
         let work = move || {
             let mut disk = disk.lock().unwrap_or_else(PoisonError::into_inner);
             // Before the change: what is to be lifted still stands in memory.
-            if disk.is_long(table.len())
-                && let Err(error) = disk.compact(&table.list(None, usize::MAX))
+            let count = bans.read().len();
+            if disk.is_long(count)
+                && let Err(error) = disk.compact(bans.pages())
             {
                 tracing::warn!(%error, "the revocation file could not be written anew; it grows");
             }
-            change(&mut disk)
+            // First what was taken out: it may have been banned anew since.
+            let changes: Vec<Change> = gone.into_iter().map(Change::Lift).chain(change).collect();
+            disk.write(&changes)
         };
         match tokio::task::spawn_blocking(work).await {
             Ok(done) => done.map_err(|error: io::Error| KeepError(error.to_string())),
@@ -225,19 +228,26 @@ impl Revocations {
         }
     }
 
-    /// Bans in the order of their names, at most `most`, those after `after`.
-    pub fn list(&self, after: Option<Id>, most: usize) -> Vec<Ban> {
-        self.read().list(after, most)
+    /// All bans, in the order of their names. The lock is held for a page at a time: whoever waits to write has those who
+    /// ask wait behind it.
+    fn pages(&self) -> impl Iterator<Item = Ban> {
+        let mut after = None;
+        let pages = std::iter::from_fn(move || {
+            let page = self.read().list(after, PAGE, None);
+            after = Some(page.last()?.id());
+            Some(page)
+        });
+        pages.flatten()
     }
 
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.read().len()
+    /// Bans in force, in the order of their names, at most `most`, those after `after`.
+    pub fn list(&self, after: Option<Id>, most: usize, now: Wall) -> Vec<Ban> {
+        self.read().list(after, most, Some(now))
     }
 
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    /// How many are in force.
+    pub fn count(&self, now: Wall) -> usize {
+        self.read().in_force(now)
     }
 
     /// How many there may be.
@@ -264,6 +274,11 @@ impl Revocations {
         self.0.table.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// For how long after its end a ban is kept.
+const GRACE: Duration = Duration::from_secs(3600);
+/// Bans that are copied under one hold of the lock.
+const PAGE: usize = 1000;
 
 #[cfg(test)]
 mod tests;

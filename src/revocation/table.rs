@@ -21,11 +21,19 @@ pub(super) struct Table {
     older: HashMap<Mark, BTreeMap<u64, Until>>,
     /// The ends, the earliest first.
     pub(super) ends: BTreeSet<(Wall, Id)>,
+    /// Taken out, but still in the file.
+    pub(super) gone: Vec<Id>,
 }
 
 impl Table {
+    /// How many there are, with those that have ended.
     pub(super) fn len(&self) -> usize {
         self.bans.len()
+    }
+
+    /// How many have not ended.
+    pub(super) fn in_force(&self, now: Wall) -> usize {
+        self.bans.len().saturating_sub(self.ended(now).count())
     }
 
     pub(super) fn contains(&self, id: Id) -> bool {
@@ -95,22 +103,23 @@ impl Table {
         true
     }
 
-    /// Those that have ended.
-    pub(super) fn iter_ended(&self, now: Wall) -> impl Iterator<Item = Id> {
-        self.ends.iter().take_while(move |(until, _)| *until <= now).map(|(_, id)| *id)
+    /// Takes out the one that ended first, if one has by `time`; whether one had.
+    pub(super) fn expire_one(&mut self, time: Wall) -> bool {
+        let Some((_, id)) = self.ended(time).next() else { return false };
+        self.gone.push(id);
+        self.remove(id)
     }
 
-    /// Takes out those that have ended; their names.
-    pub(super) fn expire(&mut self, now: Wall) -> Vec<Id> {
-        let ended: Vec<Id> = self.iter_ended(now).collect();
-        for id in &ended {
-            self.remove(*id);
-        }
-        ended
+    /// Those that have ended by `time`.
+    pub(super) fn ended(&self, time: Wall) -> impl Iterator<Item = (Wall, Id)> {
+        self.ends.iter().copied().take_while(move |(until, _)| *until <= time)
     }
 
-    pub(super) fn list(&self, after: Option<Id>, most: usize) -> Vec<Ban> {
+    /// Those that have not ended, or with `now` unknown all.
+    pub(super) fn list(&self, after: Option<Id>, most: usize, now: Option<Wall>) -> Vec<Ban> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.bans.range((from, Bound::Unbounded)).take(most).map(|(_, ban)| ban.clone()).collect()
+        let bans = self.bans.range((from, Bound::Unbounded)).map(|(_, ban)| ban);
+        let bans = bans.filter(|ban| ban.until.zip(now).is_none_or(|(until, now)| now < until));
+        bans.take(most).cloned().collect()
     }
 }

@@ -17,6 +17,11 @@ fn marks(issuer: &str, jti: &str, sub: &str, iat: Option<u64>) -> Marks {
     Marks::new(issuer, json!({"jti": jti, "sub": sub, "sid": "s"}).as_object().unwrap(), iat.map(wall))
 }
 
+/// How many there are, with those that have ended.
+fn len(revocations: &Revocations) -> usize {
+    revocations.read().len()
+}
+
 fn config(path: &Path) -> Config {
     Config { file: Some(path.to_owned()), max_entries: 100 }
 }
@@ -65,9 +70,63 @@ fn a_full_store_takes_no_more_and_gives_nothing_up() {
     revocations.insert(ban(Kind::Jti, "a"), now).unwrap();
     revocations.insert(ban(Kind::Jti, "b"), now).unwrap();
     assert_eq!(revocations.insert(ban(Kind::Jti, "c"), now), Err(Full));
-    assert_eq!((revocations.len(), revocations.refused()), (2, 1));
+    assert_eq!((len(&revocations), revocations.refused()), (2, 1));
     assert!(revocations.insert(ban(Kind::Jti, "a"), now).is_ok(), "what is there already takes no more room");
-    assert!(revocations.insert(ban(Kind::Jti, "c"), wall(1_000)).is_ok(), "what has ended is no reason to refuse");
+    let late = |value| Ban { until: None, ..ban(Kind::Jti, value) };
+    for value in ["c", "d"] {
+        assert!(revocations.insert(late(value), wall(1_000)).is_ok(), "what has ended is no reason to refuse");
+        assert_eq!(len(&revocations), 2, "there are never more");
+    }
+    assert_eq!(revocations.insert(late("e"), wall(1_000)), Err(Full));
+}
+
+#[tokio::test]
+async fn what_made_room_for_another_is_gone_from_the_file_and_what_is_banned_anew_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config { max_entries: 1, ..config(&folder.path().join("bans")) };
+    let revocations = Revocations::open(&config).unwrap();
+    let late = |value| Ban { until: Some(wall(2_000)), ..ban(Kind::Jti, value) };
+    for (ban, now) in [(ban(Kind::Jti, "a"), 10), (late("b"), 1_000)] {
+        let ban = revocations.insert(ban, wall(now)).unwrap();
+        revocations.keep(ban.id()).await.unwrap();
+    }
+    drop(revocations);
+    let revocations = Revocations::open(&config).unwrap();
+    assert_eq!(revocations.list(None, 9, wall(0)), [late("b")]);
+    let again = Ban { until: None, ..ban(Kind::Jti, "a") };
+    for ban in [again.clone(), late("b"), again.clone()] {
+        revocations.write().gone.push(ban.id());
+        revocations.lift(late("b").id()).await.unwrap();
+        revocations.lift(again.id()).await.unwrap();
+        revocations.write().gone.push(ban.id());
+        let ban = revocations.insert(ban, wall(2_000)).unwrap();
+        revocations.keep(ban.id()).await.unwrap();
+    }
+    drop(revocations);
+    assert_eq!(Revocations::open(&config).unwrap().list(None, 9, wall(0)), [again]);
+}
+
+#[tokio::test]
+async fn a_clock_that_steps_ahead_and_back_costs_no_ban() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bans");
+    let token = marks("i", "j", "u", Some(5));
+    for _ in 0..2 {
+        let revocations = Revocations::open(&config(&path)).unwrap();
+        let kept = revocations.insert(ban(Kind::Sub, "u"), wall(10)).unwrap();
+        revocations.keep(kept.id()).await.unwrap();
+        revocations.expire(wall(4_500)).await.unwrap();
+        assert_eq!(revocations.find(&token, wall(4_500)), None, "it has ended");
+        assert_eq!((revocations.count(wall(4_500)), revocations.list(None, 9, wall(4_500))), (0, Vec::new()));
+        assert_eq!(revocations.find(&token, wall(20)), Some(Kind::Sub));
+        assert_eq!(revocations.count(wall(20)), 1);
+    }
+    let revocations = Revocations::open(&config(&path)).unwrap();
+    assert_eq!(revocations.find(&token, wall(20)), Some(Kind::Sub));
+    revocations.expire(wall(4_600)).await.unwrap();
+    assert_eq!(len(&revocations), 0);
+    drop(revocations);
+    assert_eq!(len(&Revocations::open(&config(&path)).unwrap()), 0);
 }
 
 #[tokio::test]
@@ -76,15 +135,15 @@ async fn bans_end_by_themselves_and_are_never_shortened() {
     let until = |until: Option<u64>| Ban { until: until.map(wall), ..ban(Kind::Jti, "a") };
     revocations.insert(until(Some(50)), wall(10)).unwrap();
     assert_eq!(revocations.insert(until(Some(20)), wall(10)).unwrap().until, Some(wall(50)));
-    assert_eq!(revocations.len(), 1);
-    revocations.expire(wall(49)).await.unwrap();
-    assert_eq!(revocations.len(), 1);
-    revocations.expire(wall(50)).await.unwrap();
-    assert!(revocations.is_empty() && revocations.0.table.read().unwrap().ends.is_empty());
+    assert_eq!((len(&revocations), revocations.count(wall(49)), revocations.count(wall(50))), (1, 1, 0));
+    revocations.expire(wall(3_649)).await.unwrap();
+    assert_eq!(len(&revocations), 1);
+    revocations.expire(wall(3_650)).await.unwrap();
+    assert!(len(&revocations) == 0 && revocations.read().ends.is_empty() && revocations.read().gone.is_empty());
     revocations.insert(until(None), wall(60)).unwrap();
     assert_eq!(revocations.insert(until(Some(70)), wall(60)).unwrap().until, None);
     revocations.expire(wall(u64::MAX / 2)).await.unwrap();
-    assert_eq!(revocations.len(), 1);
+    assert_eq!(len(&revocations), 1);
     assert!(revocations.lift(until(None).id()).await.unwrap());
     assert!(!revocations.lift(until(None).id()).await.unwrap());
 }
@@ -95,8 +154,8 @@ fn a_list_goes_on_where_the_last_one_ended() {
     for value in ["a", "b", "c"] {
         revocations.insert(ban(Kind::Sub, value), wall(0)).unwrap();
     }
-    let first = revocations.list(None, 2);
-    let rest = revocations.list(first.last().map(Ban::id), 2);
+    let first = revocations.list(None, 2, wall(0));
+    let rest = revocations.list(first.last().map(Ban::id), 2, wall(0));
     let mut values: Vec<&str> = first.iter().chain(&rest).map(|ban| &*ban.value).collect();
     values.sort_unstable();
     assert_eq!((first.len(), values), (2, vec!["a", "b", "c"]));
@@ -119,7 +178,7 @@ async fn what_is_kept_is_there_again_and_what_has_ended_or_was_lifted_is_not() {
         ban(Kind::Sid, "lifted"),
     ];
     let kept = |revocations: &Revocations| {
-        let mut bans = revocations.list(None, 9);
+        let mut bans = revocations.list(None, 9, wall(0));
         bans.sort_by(|one, other| one.value.cmp(&other.value));
         bans
     };
@@ -139,7 +198,7 @@ async fn what_is_kept_is_there_again_and_what_has_ended_or_was_lifted_is_not() {
     {
         let revocations = Revocations::open(&config(&path)).unwrap();
         assert_eq!(kept(&revocations), all[..3]);
-        revocations.expire(wall(20)).await.unwrap();
+        revocations.expire(wall(3_620)).await.unwrap();
     }
     assert_eq!(kept(&Revocations::open(&config(&path)).unwrap()), all[..2]);
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
@@ -163,7 +222,25 @@ async fn a_log_that_has_grown_long_is_written_anew_and_says_the_same() {
     assert!(matches!(Revocations::open(&config(&path)), Err(OpenError::InUse { .. })));
     revocations.keep(ban(Kind::Sub, "2").id()).await.unwrap();
     drop(revocations);
-    assert_eq!(Revocations::open(&config(&path)).unwrap().len(), 2);
+    assert_eq!(len(&Revocations::open(&config(&path)).unwrap()), 2);
+}
+
+#[tokio::test]
+async fn a_copy_of_many_bans_is_whole_and_keeps_nobody_waiting() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bans");
+    let config = Config { max_entries: 3 * PAGE, ..config(&path) };
+    let revocations = Revocations::open(&config).unwrap();
+    for number in 0..2 * PAGE + 1 {
+        revocations.insert(ban(Kind::Sub, &number.to_string()), wall(10)).unwrap();
+    }
+    let mut pages = revocations.pages();
+    assert!(pages.next().is_some() && revocations.0.table.try_write().is_ok(), "between two pages the lock is free");
+    assert_eq!(pages.count(), 2 * PAGE);
+    revocations.0.disk.as_ref().unwrap().lock().unwrap().pretend_long();
+    revocations.keep(ban(Kind::Sub, "7").id()).await.unwrap();
+    drop(revocations);
+    assert_eq!(len(&Revocations::open(&config).unwrap()), 2 * PAGE + 1);
 }
 
 #[test]
@@ -195,7 +272,7 @@ async fn damage_anywhere_in_the_file_is_seen_and_only_an_unconfirmed_end_is_drop
     let damaged = folder.path().join("damaged");
     let opened = |bytes: &[u8]| {
         std::fs::write(&damaged, bytes).unwrap();
-        Revocations::open(&config(&damaged)).map(|revocations| revocations.len())
+        Revocations::open(&config(&damaged)).map(|revocations| len(&revocations))
     };
     assert_eq!(opened(&whole).unwrap(), 20);
     for at in (0..64).chain((64..whole.len()).step_by(41)).chain([whole.len() - 1]) {
