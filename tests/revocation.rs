@@ -413,15 +413,29 @@ async fn a_ban_ends_by_itself_and_can_be_lifted() {
 #[tokio::test]
 async fn a_ban_lives_as_long_as_a_token_of_its_issuer_may() {
     let backend = Backend::echo().await;
-    let text = config(&backend.url(), &format!("{ADMIN}[[issuer]]\nname = \"unnamed\"\nmax_lifetime = \"0s\"\n[[issuer.key]]\nalgorithm = \"HS256\"\nsecret_file = \"token.secret\"\n"))
-        .replace("name = \"default\"\niss", "name = \"default\"\nmax_lifetime = \"1h\"\nleeway = \"10s\"\nskew = \"5s\"\niss");
+    let other = |name: &str, rules: &str| {
+        format!(
+            "[[issuer]]\nname = \"{name}\"\n{rules}[[issuer.key]]\nalgorithm = \"HS256\"\nsecret_file = \"token.secret\"\n"
+        )
+    };
+    let more = [
+        other("endless", "max_lifetime = \"0s\"\nrequired_claims = [\"iat\"]\n"),
+        other("undated", "max_lifetime = \"1h\"\nrequired_claims = [\"sub\"]\n"),
+    ];
+    let rules = "max_lifetime = \"1h\"\nleeway = \"10s\"\nskew = \"5s\"\nrequired_claims = [\"iat\"]\n";
+    let text = config(&backend.url(), &format!("{ADMIN}{}", more.concat()))
+        .replace("name = \"default\"\niss", &format!("name = \"default\"\n{rules}iss"));
     let gateway = Gateway::start(&text).await;
     let admin = Admin::of(&gateway).await;
-    let before = now().as_secs();
-    let until = admin.revoke(ban("jti", "x")).await["until"].as_u64().expect("an end");
-    assert!((before + 3615..=now().as_secs() + 3616).contains(&until), "{until}");
-    let answer = admin.revoke(json!({"iss": "unnamed", "jti": "x"})).await;
-    assert_eq!(answer["until"], Value::Null, "nothing bounds the life of its tokens");
+    for kind in ["jti", "sub", "sid"] {
+        let before = now().as_secs();
+        let until = admin.revoke(ban(kind, "x")).await["until"].as_u64().expect("an end");
+        assert!((before + 3615..=now().as_secs() + 3616).contains(&until), "{until}");
+        for issuer in ["endless", "undated"] {
+            let answer = admin.revoke(json!({"iss": issuer, kind: "x"})).await;
+            assert_eq!(answer["until"], Value::Null, "{issuer}: nothing bounds the life of its tokens");
+        }
+    }
 }
 
 #[tokio::test]

@@ -47,10 +47,12 @@ impl Issuer {
         self.iss.as_deref().unwrap_or(&self.name)
     }
 
-    /// How long a token that is good now, or is made now, counts at most; `None` if nothing bounds it. `skew` is in it
-    /// because a token may be dated ahead by that much.
+    /// How long a token that is there already counts at most; `None` if nothing bounds it. `skew` is in it because a token
+    /// may be dated ahead by that much. Without `iat` nothing tells when a token was made: the life of one that expires in
+    /// a year is within `max_lifetime` once that year is nearly over.
     pub fn longest_life(&self) -> Option<Duration> {
-        let life = self.max_lifetime.filter(|_| self.require_exp)?;
+        let dated = self.required_claims.iter().any(|claim| claim == "iat");
+        let life = self.max_lifetime.filter(|_| self.require_exp && dated)?;
         Some(life.saturating_add(self.leeway).saturating_add(self.skew))
     }
 }
