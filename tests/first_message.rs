@@ -242,6 +242,29 @@ async fn a_huge_frame_is_refused_at_its_head_and_a_client_that_sends_it_still_re
 }
 
 #[tokio::test]
+async fn what_came_in_one_piece_with_a_refused_message_is_understood() {
+    let backend = Backend::start().await;
+    let gateway = Gateway::start(&config(&backend.url(), RAW)).await;
+    let text = |text: String| Frame::new(op::TEXT, text).encode(Role::Client);
+    let (refused, next) = (text("no.token.this".into()), text("x".repeat(300)));
+    let close = Frame::close(1000, "").encode(Role::Client);
+    // The Close; a message and the Close; part of a message, the Close after the rest of it.
+    for (piece, later) in [
+        ([&refused[..], &close].concat(), vec![]),
+        ([&refused[..], &next, &close].concat(), vec![]),
+        ([&refused[..], &next[..50]].concat(), [&next[50..], &close].concat()),
+    ] {
+        let mut client = waiting(&gateway).await;
+        let start = instant();
+        client.raw(&piece).await;
+        assert_eq!(client.frame().await.close_code(), (3000, "token_invalid"));
+        client.raw(&later).await;
+        assert_eq!(client.rest().await, (Vec::new(), false));
+        assert!(start.elapsed() < Duration::from_secs(3), "its Close was not seen: {:?}", start.elapsed());
+    }
+}
+
+#[tokio::test]
 async fn a_service_that_does_not_choose_what_the_client_has_ends_the_stream() {
     let mut backend = Backend::start().await;
     let gateway = Gateway::start(&config(&backend.url(), GRAPHQL)).await;

@@ -75,6 +75,11 @@ impl<W: Wire> Door<W> {
         self.wire
     }
 
+    /// Takes back what came with the message, which went nowhere.
+    pub fn take_back(&mut self, rest: Zeroizing<Vec<u8>>) {
+        self.early = Bytes::from_owner(rest);
+    }
+
     /// Waits for the first message; nothing is on its way to the client then. The caller bounds the time.
     pub async fn first_message(&mut self) -> Heard {
         let heard = self.hear().await;

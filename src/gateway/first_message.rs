@@ -152,7 +152,10 @@ impl Newcomer {
                     shared.metrics.upgrade(visit.route.get(), None);
                     return Some(stream.open(&shared.clock, door.into_wire(), &message, expected.forward));
                 }
-                Err(unopened) => unopened,
+                Err(unopened) => {
+                    door.take_back(message.rest);
+                    unopened
+                }
             },
             Err(unopened) => unopened,
         };
