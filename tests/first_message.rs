@@ -98,6 +98,31 @@ async fn a_consumed_token_stays_here_and_what_follows_arrives_in_order_once() {
 }
 
 #[tokio::test]
+async fn a_first_message_that_goes_on_is_no_renewal_and_the_token_after_it_is_one() {
+    let mut backend = Backend::start().await;
+    let more = "renew_in_band = \"forward\"\nmax_renewals = 1\nrenewal_interval = \"1h\"";
+    let route = format!("{RAW}\nfirst_message = {{ forward = true }}\n{more}");
+    let gateway = Gateway::start(&config(&backend.url(), &route)).await;
+    let mut client = waiting(&gateway).await;
+    let life = Duration::from_millis(1_500);
+    let (first, next) = (token(life), token(MINUTE));
+    let (start, rest) = first.split_at(30);
+    let fragments = [
+        Frame { fin: false, ..Frame::new(op::TEXT, start) },
+        Frame::new(op::CONTINUATION, rest),
+        Frame::new(op::TEXT, &*next),
+    ];
+    client.raw(&fragments.iter().flat_map(|frame| frame.encode(Role::Client)).collect::<Vec<_>>()).await;
+    let mut service = backend.asked().await.agree("").await;
+    for part in [start, rest, &next] {
+        assert_eq!(service.frame().await.payload, part.as_bytes());
+    }
+    tokio::time::sleep(life).await;
+    client.text("past the first deadline").await;
+    assert_eq!(service.frame().await.text(), "past the first deadline");
+}
+
+#[tokio::test]
 async fn a_token_in_fragments_with_pings_between_byte_by_byte_is_one_token() {
     let mut backend = Backend::start().await;
     let gateway = Gateway::start(&config(&backend.url(), GRAPHQL)).await;

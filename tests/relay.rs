@@ -22,6 +22,7 @@ async fn frames_pass_unchanged_over_a_wire_that_blocks_at_every_byte() {
         let early = Early {
             from_client: masked(0x81, b"sent with the handshake").into(),
             from_upstream: plain(0x82, b"came with the 101").into(),
+            judged: false,
         };
         let (mut up, mut down) = (early.from_client.to_vec(), early.from_upstream.to_vec());
         let rig = Rig::start(stutter, LONG, early, Limits::default());

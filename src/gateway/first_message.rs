@@ -231,7 +231,8 @@ impl Introduced {
     fn open(self, clock: &Clock, client: Socket, message: &Message, forward: bool) -> Opened {
         let Self { switched, settings, guard } = self;
         let token: &[u8] = if forward { &message.frames } else { &[] };
-        let early = Early { from_client: Bytes::from([token, &message.rest].concat()), from_upstream: switched.early };
+        let from_client = Bytes::from([token, &message.rest].concat());
+        let early = Early { from_client, from_upstream: switched.early, judged: forward };
         let began = clock.now().mono;
         (Box::pin(relay::run(client, switched.socket, &early, settings, guard, clock.clone())), began)
     }

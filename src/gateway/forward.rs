@@ -300,7 +300,7 @@ async fn opening(beginning: Beginning, clock: Clock, began: Mono) -> Option<Open
     let Beginning { client, socket, early, settings, guard } = beginning;
     match take_back(client).await {
         Ok((downstream, from_client)) => {
-            let early = Early { from_client, from_upstream: early };
+            let early = Early { from_client, from_upstream: early, judged: false };
             Some((Box::pin(relay::run(downstream, socket, &early, settings, guard, clock)), began))
         }
         Err(detail) => {

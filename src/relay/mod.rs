@@ -50,6 +50,8 @@ pub struct Early {
     pub from_client: Bytes,
     /// Sent by the service.
     pub from_upstream: Bytes,
+    /// The client's begin with a message that was judged before: whatever it looks like, it renews nothing.
+    pub judged: bool,
 }
 
 /// The stream of one client, from the `101` to its end.
@@ -85,7 +87,7 @@ pub fn run<D: Wire, U: Wire>(
     let Settings { limits, codes, extensions, deadline, in_band } = settings;
     let mut downstream = Leg::new(Side::Downstream, downstream, Sender::Client, extensions, &early.from_client);
     if let Some(rules) = in_band {
-        downstream.read_in_band(rules);
+        downstream.read_in_band(rules, early.judged);
     }
     Relay {
         stream: Stream::new(deadline, limits),

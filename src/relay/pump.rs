@@ -91,9 +91,9 @@ impl<W: Wire> Leg<W> {
         }
     }
 
-    /// Looks for tokens among the messages that this side sends.
-    pub(super) fn read_in_band(&mut self, rules: InBand) {
-        self.asked.get_or_insert_default().reader = Some(Reader::new(rules));
+    /// Looks for tokens among the messages that this side sends; the first one may go on if it was `judged` before.
+    pub(super) fn read_in_band(&mut self, rules: InBand, judged: bool) {
+        self.asked.get_or_insert_default().reader.insert(Reader::new(rules)).free = judged;
     }
 
     /// Whether what went on from this side stands between two messages.
