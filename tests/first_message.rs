@@ -503,6 +503,26 @@ async fn leaving_closes_those_who_wait_and_waits_for_them() {
 }
 
 #[tokio::test]
+async fn those_who_wait_are_heard_until_their_turn_to_go() {
+    let backend = Backend::echo().await;
+    let text = config(&backend.url(), &format!("{RAW}\nauth_timeout = \"2s\""))
+        .replace("[log]", "[server]\ndrain_window = \"24h\"\ndrain_timeout = \"25h\"\n[log]");
+    let gateway = Gateway::start(&text).await;
+    let (mut pings, mut closes) = (waiting(&gateway).await, waiting(&gateway).await);
+    let (mut comes, mut silent) = (waiting(&gateway).await, waiting(&gateway).await);
+    gateway.signal(Signal::TERM);
+    gateway.logged("the drain", |line| field(line, "message") == Some(&json!("draining"))).await;
+    pings.send(&Frame::new(op::PING, "there?")).await;
+    assert_eq!(pings.frame().await, Frame::new(op::PONG, "there?"));
+    closes.close(4321, "bye").await;
+    assert_eq!(closes.frame().await.close_code(), (4321, ""));
+    comes.text(&token(MINUTE)).await;
+    assert_eq!(closed(&mut comes).await, (1012, "service restart".to_owned()));
+    assert_eq!(closed(&mut silent).await, (3008, "no first message".to_owned()));
+    assert_eq!(backend.dialled(), 0);
+}
+
+#[tokio::test]
 async fn a_route_that_is_gone_closes_those_who_wait_on_it() {
     let backend = Backend::echo().await;
     let second = format!("[[route]]\nname = \"second\"\npath = \"/second\"\nupstream = \"{}\"\n{RAW}", backend.url());

@@ -173,7 +173,7 @@ impl Newcomer {
 async fn first_message(door: &mut Door<Socket>, timeout: Duration, place: &mut Place) -> Result<Message, Unopened> {
     let heard = tokio::select! {
         biased;
-        notice = place.told() => return Err(Unopened::by(notice).await),
+        unopened = Unopened::told(place) => return Err(unopened),
         heard = tokio::time::timeout(timeout, door.first_message()) => heard.map_err(|_| Unopened::Late)?,
     };
     match heard {
@@ -199,10 +199,14 @@ async fn introduce(
     let route = request.upgrade.route.clone();
     let admitted = tokio::select! {
         biased;
-        notice = place.told() => return Err(Unopened::by(notice).await),
+        unopened = Unopened::told(place) => return Err(unopened),
         admitted = admit(request, token, Purpose::FirstMessage, &*route.judge, &shared.clock) => admitted?,
     };
     let (guard, deadline) = forward::reserve(shared, &admitted, admitted.request().handle)?;
+    // Asked with the place taken: a drain that begins after this finds it. In one that began before, this is its turn.
+    if shared.draining() {
+        return Err(Rejection::Draining.into());
+    }
     place.give_back();
     let switched = match forward::reach(shared, &admitted, (&guard, deadline)).await? {
         Answer::Switched(switched) => switched,
@@ -265,9 +269,9 @@ struct Farewell {
 }
 
 impl Unopened {
-    /// What a notice comes to, once it is time.
-    async fn by(notice: Notice) -> Self {
-        match notice {
+    /// Waits until the client is told to go and its time has come. It may be heard meanwhile.
+    async fn told(place: &mut Place) -> Self {
+        match place.told().await {
             Notice::Crowded => Self::Crowded,
             Notice::Ended(reason, within) => {
                 tokio::time::sleep(within).await;
