@@ -29,6 +29,7 @@ use crate::registry::Registry;
 use crate::revocation::{self, Revocations};
 use crate::stream::Signal;
 use crate::telemetry::{self, Metrics};
+use crate::token::verify::Issuer;
 
 /// The program before it runs.
 #[derive(Debug)]
@@ -213,6 +214,7 @@ impl Running {
         // From here on nothing can fail.
         self.metrics.certificates(certificate_ends(&config));
         self.metrics.reloaded(true, self.clock.now().wall);
+        identify(self.registry.revocations(), &config.issuers, self.clock.now().wall);
         self.desk.replace_issuers(config.issuers);
         for (handle, certificates) in prepared {
             handle.commit(certificates);
@@ -309,6 +311,7 @@ fn open_revocations(config: &Config, now: Wall) -> Result<Revocations, revocatio
     if !revocations.is_kept() && config.admin.admin.is_some() {
         tracing::warn!("revocations end with this process: set [revocation] file to keep them");
     }
+    identify(&revocations, &config.issuers, now);
     let (count, capacity) = (revocations.count(now), revocations.capacity());
     if count > 0 {
         tracing::info!(revocations = count, capacity, "revocations in force");
@@ -317,6 +320,19 @@ fn open_revocations(config: &Config, now: Wall) -> Result<Revocations, revocatio
         tracing::error!(revocations = count, capacity, "there is no room for more revocations: raise max_entries");
     }
     Ok(revocations)
+}
+
+/// Has the revocations follow the issuers of a config, and says which cannot.
+fn identify(revocations: &Revocations, issuers: &[Arc<Issuer>], now: Wall) {
+    let (lost, names) = revocations.identify(issuers, now);
+    if lost > 0 {
+        tracing::error!(
+            revocations = lost,
+            issuers = ?names,
+            "revocations name no issuer of the config and ban nobody: give the issuer its old iss (or, without iss, its old \
+             name) back, or revoke anew under the present one and lift these"
+        );
+    }
 }
 
 /// When the first certificate of each listener ends.

@@ -330,6 +330,57 @@ async fn bans_survive_a_restart_and_a_kill_and_what_was_lifted_stays_lifted() {
 }
 
 #[tokio::test]
+async fn bans_follow_an_issuer_that_gets_an_iss_and_those_that_cannot_follow_are_told() {
+    let backend = Backend::echo().await;
+    let place = tempfile::tempdir().expect("a folder");
+    let more = format!("{ADMIN}[revocation]\nfile = \"{}\"\n", place.path().join("bans").display());
+    let named = config(&backend.url(), &more);
+    let nameless = named.replace(&format!("iss = \"{ISSUER}\""), "");
+    let mut gateway = Gateway::start(&nameless).await;
+    let admin = Admin::of(&gateway).await;
+    let user = |name: &str| token(&json!({"sub": name, "jti": name}));
+    let mut live = Vec::new();
+    for name in ["ann", "eve"] {
+        live.push(open(&gateway, &user(name)).await);
+    }
+    admin.revoke(json!({"iss": "default", "sub": "bob"})).await;
+    let until = async |gateway: &Gateway, wanted: &str| {
+        gateway.logged(wanted, |line| line.to_string().contains(wanted)).await;
+    };
+    let reload = async |text: &str, wanted: &str| {
+        std::fs::write(gateway.path("config.toml"), text).expect("the config");
+        gateway.signal(Signal::HUP);
+        until(&gateway, wanted).await;
+    };
+    reload(&named.replace("[[route]]", "[[route]]\nmax_renewals = 7"), "reloaded").await;
+    assert_eq!(ask(&gateway, &user("bob")).await.0.status, 401, "under the iss");
+    assert_eq!(ask(&gateway, &user("cid")).await.0.status, 101);
+    assert!(gateway.log_lines().iter().all(|line| line["level"] != "ERROR"), "{}", gateway.log());
+    // Streams from before the change are found by bans from after it.
+    assert_eq!(admin.revoke(ban("sub", "ann")).await["ended"], 1);
+    assert_eq!(live[0].0.frame().await.close_code(), (3003, "token revoked"));
+    let reply = renew(&gateway, &live[1].1, &user("ann")).await;
+    assert_eq!(reply.status, 401, "{}", reply.body_text());
+    let eve = admin.streams().await.iter().find(|stream| stream["jti"] == "eve").expect("a stream")["id"].clone();
+    assert_eq!(admin.revoke(json!({ "stream": eve })).await["ended"], 1);
+
+    reload(
+        &named.replace("name = \"default\"\niss = \"https://issuer.test", "name = \"other\"\niss = \"https://new.test"),
+        "ban nobody",
+    )
+    .await;
+    let error = gateway.logged("an error", |line| line["level"] == "ERROR").await;
+    assert_eq!(field(&error, "revocations"), Some(&json!(3)), "{error}");
+    assert!(error.to_string().contains("https://issuer.test") && error.to_string().contains("default"), "{error}");
+    gateway.signal(Signal::TERM);
+    assert!(gateway.exit(Duration::from_secs(10)).await.success());
+    let gateway = Gateway::start(&named).await;
+    for name in ["ann", "bob", "eve"] {
+        assert_eq!(ask(&gateway, &user(name)).await.0.status, 401, "{name} after a restart");
+    }
+}
+
+#[tokio::test]
 async fn a_file_that_cannot_be_trusted_or_is_in_use_keeps_the_gateway_from_starting() {
     let backend = Backend::echo().await;
     let spoil: [(&str, fn(&Path)); 3] = [

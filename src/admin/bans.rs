@@ -167,11 +167,13 @@ impl Desk {
             || Unfit("no_jti", "the stream's token has no jti: revoke its sub, or end the stream".to_owned());
         let jti = jti.ok_or_else(nameless)?;
         let issuers = self.0.issuers.load();
-        let issuer = issuers.iter().map(|issuer| issuer.revoked_as());
-        let mut issuer = issuer.filter(|iss| marks.of(Kind::Jti) == Some(Mark::new(Kind::Jti, iss, &jti)));
-        let iss =
-            issuer.next().ok_or_else(|| Unfit("unknown_issuer", "its issuer is no longer in the config".to_owned()))?;
-        Ok((iss.to_owned(), Kind::Jti, jti.into()))
+        let named = |iss: &str| marks.of(Kind::Jti) == Some(Mark::new(Kind::Jti, iss, &jti));
+        // A stream that was opened before its issuer had an `iss` goes by the issuer's name.
+        let mut issuers = issuers.iter().filter(|issuer| named(issuer.revoked_as()) || named(&issuer.name));
+        let issuer = issuers
+            .next()
+            .ok_or_else(|| Unfit("unknown_issuer", "its issuer is no longer in the config".to_owned()))?;
+        Ok((issuer.revoked_as().to_owned(), Kind::Jti, jti.into()))
     }
 }
 

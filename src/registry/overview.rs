@@ -108,7 +108,7 @@ impl Registry {
     /// Tells the streams whose present token the ban names to end; how many. To be called when the ban is in force already:
     /// then no stream slips through, because whoever comes later asks for bans after it has taken its place.
     pub fn revoke(&self, ban: &Ban) -> usize {
-        let (target, mut told) = (ban.target(), 0);
+        let (target, mut told) = (self.0.revocations.target(ban), 0);
         self.walk(&self.ids(), |_, place| {
             // Under this lock a renewal changes the token: either it sees the signal, or its new token is judged here.
             let standing = lock(&place.standing);

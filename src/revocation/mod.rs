@@ -7,6 +7,7 @@
 mod disk;
 mod table;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +22,7 @@ use crate::clock::Wall;
 use crate::secret;
 use crate::token::Marks;
 use crate::token::marks::{Kind, Mark};
+use crate::token::verify::Issuer;
 
 /// Where bans are kept and how many there may be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,25 +67,21 @@ impl Ban {
         let hash = secret::sha256(&[self.mark().to_bytes().as_slice(), before].concat());
         Id(hash.first_chunk().copied().unwrap_or_default())
     }
-
-    /// For looking at many tokens.
-    pub fn target(&self) -> Target {
-        Target { kind: self.kind, mark: self.mark(), issued_before: self.issued_before }
-    }
 }
 
 /// What a ban looks for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Target {
     kind: Kind,
-    mark: Mark,
+    marks: Vec<Mark>,
     issued_before: Option<u64>,
 }
 
 impl Target {
     /// Whether a token with these marks is meant.
     pub fn names(&self, marks: &Marks) -> bool {
-        marks.of(self.kind) == Some(self.mark) && self.issued_before.is_none_or(|seconds| marks.issued_before(seconds))
+        let named = marks.of(self.kind).is_some_and(|mark| self.marks.contains(&mark));
+        named && self.issued_before.is_none_or(|seconds| marks.issued_before(seconds))
     }
 }
 
@@ -92,6 +90,9 @@ impl Target {
 pub struct Id([u8; 16]);
 
 impl Id {
+    const FIRST: Self = Self([0; 16]);
+    const LAST: Self = Self([0xff; 16]);
+
     /// Reads one as it is shown.
     pub fn parse(text: &str) -> Option<Self> {
         let hex = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -170,6 +171,32 @@ impl Revocations {
             }
         }
         Ok(table.insert(ban))
+    }
+
+    /// For looking at many tokens.
+    pub fn target(&self, ban: &Ban) -> Target {
+        Target { kind: ban.kind, marks: self.read().marks(ban), issued_before: ban.issued_before }
+    }
+
+    /// Has the bans follow the issuers of a config: what names an issuer by its name there counts for its `iss` too, and the
+    /// other way round. How many bans are left that name no issuer at all, and the first few names that they have.
+    pub fn identify(&self, issuers: &[Arc<Issuer>], now: Wall) -> (usize, BTreeSet<Box<str>>) {
+        let main: BTreeSet<&str> = issuers.iter().map(|issuer| issuer.revoked_as()).collect();
+        // A name that is another issuer's `iss` is that one's.
+        let also = issuers.iter().filter(|issuer| !main.contains(&*issuer.name));
+        let names: Vec<(Box<str>, Box<str>)> =
+            also.map(|issuer| (issuer.name.as_ref().into(), issuer.revoked_as().into())).collect();
+        let (mut lost, mut first) = (0, BTreeSet::new());
+        for ban in self.pages().filter(|ban| ban.until.is_none_or(|until| now < until)) {
+            if !main.contains(&*ban.iss) && !names.iter().any(|(name, _)| *name == ban.iss) {
+                lost += 1;
+                if first.len() < NAMES {
+                    first.insert(ban.iss);
+                }
+            }
+        }
+        self.write().identify(names);
+        (lost, first)
     }
 
     /// Makes a ban last, if there is a file. One that was lifted meanwhile is left alone.
@@ -279,6 +306,8 @@ impl Revocations {
 const GRACE: Duration = Duration::from_secs(3600);
 /// Bans that are copied under one hold of the lock.
 const PAGE: usize = 1000;
+/// Names of issuers that are told.
+const NAMES: usize = 5;
 
 #[cfg(test)]
 mod tests;

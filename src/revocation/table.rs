@@ -1,6 +1,6 @@
 //! The bans in memory, found by what a token has.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use super::{Ban, Id};
@@ -15,10 +15,10 @@ type Until = Option<Wall>;
 #[derive(Debug, Default)]
 pub(super) struct Table {
     bans: BTreeMap<Id, Ban>,
-    /// Bans of all tokens with this mark.
-    whole: HashMap<Mark, Until>,
-    /// Bans of those issued before a time.
-    older: HashMap<Mark, BTreeMap<u64, Until>>,
+    /// Where a token's mark leads: to those that ban what was issued before a time, or at any ([`ALWAYS`]).
+    index: BTreeMap<(Mark, u64, Id), Until>,
+    /// Names and `iss` of issuers that go by both.
+    names: Vec<(Box<str>, Box<str>)>,
     /// The ends, the earliest first.
     pub(super) ends: BTreeSet<(Wall, Id)>,
     /// Taken out, but still in the file.
@@ -49,12 +49,34 @@ impl Table {
         let counts = |until: &Until| until.is_none_or(|until| now < until);
         Kind::ALL.into_iter().find(|kind| {
             let Some(mark) = marks.of(*kind) else { return false };
-            self.whole.get(&mark).is_some_and(counts)
-                || self.older.get(&mark).is_some_and(|older| {
-                    let mut later = older.iter().rev().take_while(|(before, _)| marks.issued_before(**before));
-                    later.any(|(_, until)| counts(until))
-                })
+            let bans = self.index.range((mark, 0, Id::FIRST)..=(mark, ALWAYS, Id::LAST)).rev();
+            let mut named = bans.take_while(|((_, before, _), _)| marks.issued_before(*before));
+            named.any(|(_, until)| counts(until))
         })
+    }
+
+    /// The marks of the tokens that the ban names. One that names an issuer by its name in the config also finds tokens that
+    /// go by its `iss`, and the other way round: an issuer may have been given an `iss` since either was made.
+    pub(super) fn marks(&self, ban: &Ban) -> Vec<Mark> {
+        let others = self.names.iter().filter_map(|(name, iss)| match () {
+            () if *name == ban.iss => Some(iss),
+            () if *iss == ban.iss => Some(name),
+            () => None,
+        });
+        others.chain([&ban.iss]).map(|iss| Mark::new(ban.kind, iss, &ban.value)).collect()
+    }
+
+    /// Has these names and `iss` mean the same issuers.
+    pub(super) fn identify(&mut self, names: Vec<(Box<str>, Box<str>)>) {
+        // Only a config that gives an issuer another `iss` costs the time that this takes.
+        if names == self.names {
+            return;
+        }
+        self.names = names;
+        self.index.clear();
+        for ban in std::mem::take(&mut self.bans).into_values() {
+            self.insert(ban);
+        }
     }
 
     /// Puts the ban in; one that is there already gets the later of both ends. What stands there now.
@@ -64,14 +86,8 @@ impl Table {
             ban.until = ban.until.zip(present.until).map(|(one, other)| one.max(other));
             self.remove(id);
         }
-        let mark = ban.mark();
-        match ban.issued_before {
-            None => {
-                self.whole.insert(mark, ban.until);
-            }
-            Some(before) => {
-                self.older.entry(mark).or_default().insert(before, ban.until);
-            }
+        for mark in self.marks(&ban) {
+            self.index.insert((mark, ban.issued_before.unwrap_or(ALWAYS), id), ban.until);
         }
         if let Some(until) = ban.until {
             self.ends.insert((until, id));
@@ -83,19 +99,8 @@ impl Table {
     /// Takes the ban out; false if there is none.
     pub(super) fn remove(&mut self, id: Id) -> bool {
         let Some(ban) = self.bans.remove(&id) else { return false };
-        let mark = ban.mark();
-        match ban.issued_before {
-            None => {
-                self.whole.remove(&mark);
-            }
-            Some(before) => {
-                if let Some(older) = self.older.get_mut(&mark) {
-                    older.remove(&before);
-                    if older.is_empty() {
-                        self.older.remove(&mark);
-                    }
-                }
-            }
+        for mark in self.marks(&ban) {
+            self.index.remove(&(mark, ban.issued_before.unwrap_or(ALWAYS), id));
         }
         if let Some(until) = ban.until {
             self.ends.remove(&(until, id));
@@ -123,3 +128,6 @@ impl Table {
         bans.take(most).cloned().collect()
     }
 }
+
+/// Later than any token was issued.
+const ALWAYS: u64 = u64::MAX;
