@@ -4,9 +4,10 @@
 //! others waiting for a minute at most.
 
 use std::convert::Infallible;
+use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::fs::{Mode, OFlags};
 use rustls::ServerConfig;
 use rustls::server::WebPkiClientVerifier;
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -44,12 +46,32 @@ enum Listening {
 }
 
 /// A path that goes when its socket does.
-struct Remove(PathBuf);
+struct Remove {
+    path: PathBuf,
+    /// The socket's file, held so that its number goes to no other file.
+    file: Option<File>,
+}
+
+impl Remove {
+    fn new(path: &Path) -> Self {
+        let file = rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
+        Self { path: path.to_owned(), file: file.ok().map(File::from) }
+    }
+
+    fn is_ours(&self) -> bool {
+        let held = self.file.as_ref().and_then(|file| file.metadata().ok());
+        let there = std::fs::symlink_metadata(&self.path).ok();
+        held.zip(there).is_some_and(|(held, there)| (held.dev(), held.ino()) == (there.dev(), there.ino()))
+    }
+}
 
 impl Drop for Remove {
     fn drop(&mut self) {
-        // Somebody else may have taken it away.
-        let _ = std::fs::remove_file(&self.0);
+        // It does not listen any more: another gateway may have taken it for one that was left behind, and taken its path.
+        if self.is_ours() {
+            // Somebody else may take it away first.
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -78,7 +100,7 @@ impl Bound {
     /// Serves until `stop`.
     pub(super) async fn run(self, answers: impl Answers, stop: CancellationToken) {
         let shown = match (&self.socket, self.address()) {
-            (Listening::Unix(_, Remove(path)), _) => format!("unix:{}", path.display()),
+            (Listening::Unix(_, Remove { path, .. }), _) => format!("unix:{}", path.display()),
             (_, address) => address.map_or_else(String::new, |address| address.to_string()),
         };
         tracing::info!(listener = self.name, address = shown, tls = self.tls.is_some(), "listening");
@@ -169,7 +191,7 @@ fn unix(path: &Path) -> io::Result<Listening> {
     }
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.bind(&SockAddr::unix(path)?)?;
-    let remove = Remove(path.to_owned());
+    let remove = Remove::new(path);
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
@@ -214,3 +236,25 @@ const LARGEST_HEAD: usize = 16 * 1024;
 const LONGEST: Duration = Duration::from_secs(50);
 /// For the reply that is under way then.
 const LAST_REPLY: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_that_another_gateway_has_made_meanwhile_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("admin.sock");
+        let bind = || Bound::new("admin", &Address::Unix(path.clone()), None).unwrap();
+        let first = bind();
+        assert!(Bound::new("admin", &Address::Unix(path.clone()), None).is_err(), "it is in use");
+        // What is left when its listener is gone, before its file is.
+        let Listening::Unix(listener, remove) = first.socket else { unreachable!() };
+        drop(listener);
+        let second = bind();
+        drop(remove);
+        assert!(path.exists());
+        drop(second);
+        assert!(!path.exists());
+    }
+}
