@@ -10,10 +10,11 @@ mod overview;
 mod renewals;
 
 use std::collections::{HashMap, hash_map};
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Context;
+use std::task::{Context, Poll};
 
 pub use alarms::Alarm;
 use alarms::Alarms;
@@ -256,9 +257,9 @@ impl Registry {
 }
 
 impl Mailbox {
-    /// Puts the signal in; whether it is the only one.
+    /// Puts the signal in; whether there was none of its kind.
     fn put(&self, signal: Signal) -> bool {
-        self.signals.fetch_or(Signals::of(signal).0, Ordering::Release) == 0
+        !Signals(self.signals.fetch_or(Signals::of(signal).0, Ordering::Release)).contains(signal)
     }
 }
 
@@ -298,6 +299,19 @@ impl Guard {
             0 => Signals(0),
             _ => Signals(mailbox.signals.swap(0, Ordering::Acquire)),
         }
+    }
+
+    /// Waits for a signal of these kinds and takes it, the gravest first. Others stay.
+    pub async fn told(&self, kinds: &[Signal]) -> Signal {
+        let mailbox = &self.place.mailbox;
+        poll_fn(|cx| {
+            mailbox.waker.register(cx.waker());
+            let waiting = Signals(mailbox.signals.load(Ordering::Acquire));
+            let Some(signal) = waiting.iter().find(|signal| kinds.contains(signal)) else { return Poll::Pending };
+            mailbox.signals.fetch_and(!Signals::of(signal).0, Ordering::AcqRel);
+            Poll::Ready(signal)
+        })
+        .await
     }
 
     /// What the alarm was last set to; it may have rung.
@@ -343,8 +357,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
-    use std::task::Poll;
     use std::time::Duration;
 
     use super::*;
@@ -399,6 +411,22 @@ mod tests {
         registry.signal_all(Signal::Drain);
         assert!(registry.signal(b.id(), Signal::Revoke));
         assert_eq!(heard(&b), [Signal::Revoke, Signal::Drain], "the gravest first");
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_some_signals_hears_them_past_others_which_stay() {
+        let registry = Registry::new(&Clock::system());
+        let guard = registry.reserve(entry("a"), Caps::default()).unwrap();
+        let waiter = tokio::spawn(async move { (guard.told(&[Signal::End, Signal::Revoke]).await, guard) });
+        for signal in [Signal::Renew, Signal::Revoke] {
+            // It waits on, and has heard the first one when the second one comes.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            registry.signal_all(signal);
+        }
+        let (told, guard) = tokio::time::timeout(Duration::from_secs(5), waiter).await.unwrap().unwrap();
+        assert_eq!(told, Signal::Revoke);
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert_eq!(guard.poll_signals(&mut cx).iter().collect::<Vec<_>>(), [Signal::Renew]);
     }
 
     #[tokio::test]

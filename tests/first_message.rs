@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use common::{
     ADMIN, Admin, Backend, Frame, Gateway, Link, PATIENCE, Reply, Role, Signal, ban, claims, config, eventually, field,
-    instant, mint, op, sign, token, within,
+    instant, mint, now, op, sign, token, within,
 };
 use serde_json::{Value, json};
 
@@ -336,12 +336,49 @@ async fn a_token_that_dies_while_the_service_is_dialled_opens_no_stream() {
     let mut backend = Backend::start().await;
     let gateway = Gateway::start(&config(&backend.url(), RAW)).await;
     let mut client = waiting(&gateway).await;
-    client.text(&token(Duration::from_secs(1))).await;
-    let asked = backend.asked().await;
-    tokio::time::sleep(Duration::from_millis(1_200)).await;
-    let mut service = asked.agree("").await;
-    assert_eq!(closed(&mut client).await, (3000, "token_expired".to_owned()));
-    assert_eq!(service.next().await, None, "the service got no frame");
+    let mut dies = claims(MINUTE);
+    let end = now() + Duration::from_millis(1_200);
+    dies["exp"] = end.as_secs_f64().into();
+    client.text(&mint(&dies)).await;
+    let mut service = backend.asked().await.unanswered();
+    // The service never answers, and its answer is not waited for.
+    assert_eq!(client.frame().await.close_code(), (3000, "token_expired"));
+    let told = now();
+    assert!(told >= end && told < end + Duration::from_millis(500), "{told:?} for {end:?}");
+    assert_eq!(service.next().await, None, "the service got no frame, and is let go of");
+}
+
+#[tokio::test]
+async fn what_ends_streams_is_heard_while_the_service_is_dialled() {
+    let mut backend = Backend::start().await;
+    let route = format!("{RAW}\nresponse_timeout = \"1m\"");
+    let second = format!("[[route]]\nname = \"second\"\npath = \"/second\"\nupstream = \"{}\"", backend.url());
+    let text = |more: &str| format!("{ADMIN}{}", config(&backend.url(), &format!("{route}\n{more}")));
+    let (both, one) = (text(&format!("{second}\n{route}")), text(""));
+    let gateway = Gateway::start(&both).await;
+    let admin = Admin::of(&gateway).await;
+    for cause in ["ended", "route gone", "drain"] {
+        let (reply, mut client) = gateway.ask(if cause == "route gone" { "/second" } else { "/" }, "").await;
+        assert_eq!(reply.status, 101);
+        client.text(&token(MINUTE)).await;
+        let mut service = backend.asked().await.unanswered();
+        let start = instant();
+        match cause {
+            "ended" => {
+                let streams = admin.streams().await;
+                let (status, answer) = admin.ask("DELETE", &format!("/streams/{}", streams[0]["id"]), None).await;
+                assert_eq!(status, 202, "{answer}");
+            }
+            "route gone" => {
+                std::fs::write(gateway.path("config.toml"), &one).expect("the config");
+                gateway.signal(Signal::HUP);
+            }
+            _ => gateway.signal(Signal::TERM),
+        }
+        assert_eq!(closed(&mut client).await, (1012, "service restart".to_owned()), "{cause}");
+        assert!(start.elapsed() < Duration::from_secs(1), "{cause}: {:?}", start.elapsed());
+        assert_eq!(service.next().await, None, "{cause}: the service got no frame, and is let go of");
+    }
 }
 
 #[tokio::test]
@@ -368,10 +405,11 @@ async fn a_revoked_token_gets_in_neither_before_nor_while_the_service_is_dialled
     // The ban lands while the service thinks.
     let mut client = waiting(&gateway).await;
     client.text(&named("slow")).await;
-    let asked = backend.asked().await;
+    let _service = backend.asked().await.unanswered();
+    let start = instant();
     admin.revoke(ban("jti", "slow")).await;
-    let _service = asked.agree("").await;
     assert_eq!(closed(&mut client).await, (3003, "token_revoked".to_owned()));
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
 }
 
 #[tokio::test]

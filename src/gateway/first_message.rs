@@ -2,8 +2,8 @@
 //!
 //! The client may then send its token, and nothing else happens until it has: no service is dialled for a stream that
 //! waits. A good token leads to the same steps as a good handshake: a place in the registry, the service, the deadline
-//! once more, the relay. The client is not read meanwhile. What it had sent after the token goes first through the relay,
-//! in order. A refusal is told by a Close.
+//! once more, the relay. The client is not read meanwhile, but what ends live streams is heard: it takes its stream to be
+//! open. What it had sent after the token goes first through the relay, in order. A refusal is told by a Close.
 
 use std::borrow::Cow;
 use std::future::{Ready, ready};
@@ -29,10 +29,10 @@ use crate::gateway::turn_away::switching;
 use crate::gateway::upgrade::Upgrade;
 use crate::gateway::waiting::{Notice, Place};
 use crate::gateway::{Body, Shared, Visit};
-use crate::registry::Guard;
+use crate::registry::{Alarm, Guard};
 use crate::relay::{self, Early};
 use crate::secret::Opaque;
-use crate::stream::{CloseCodes, CloseReason, Refusal};
+use crate::stream::{CloseCodes, CloseReason, Deadline, Refusal, Signal};
 use crate::token::carrier::message::{MessageToken, Unusable};
 use crate::token::{Denial, Public, Purpose, carrier};
 use crate::upstream::{Answer, Switched};
@@ -202,19 +202,27 @@ async fn introduce(
         unopened = Unopened::told(place) => return Err(unopened),
         admitted = admit(request, token, Purpose::FirstMessage, &*route.judge, &shared.clock) => admitted?,
     };
-    let (guard, deadline) = forward::reserve(shared, &admitted, admitted.request().handle)?;
+    let (mut guard, deadline) = forward::reserve(shared, &admitted, admitted.request().handle)?;
     // Asked with the place taken: a drain that begins after this finds it. In one that began before, this is its turn.
     if shared.draining() {
         return Err(Rejection::Draining.into());
     }
     place.give_back();
-    let switched = match forward::reach(shared, &admitted, (&guard, deadline)).await? {
+    let answer = tokio::select! {
+        biased;
+        unopened = ended(&mut guard, deadline, &shared.clock) => return Err(unopened),
+        answer = forward::reach(shared, &admitted) => answer?,
+    };
+    // The relay sets its own.
+    guard.wake_at(None);
+    let switched = match answer {
         Answer::Switched(switched) => switched,
         Answer::Other(answer) => {
             let detail = format!("the service refused the upgrade with {}", answer.status());
             return Err(Rejection::UpstreamRefused(detail).into());
         }
     };
+    forward::may_begin(shared, &guard, deadline)?;
     // The client has its answer already, so the service must choose the same.
     let chosen = switched.subprotocol.as_ref().map(HeaderValue::as_bytes);
     if chosen != admitted.request().subprotocols.first().map(String::as_bytes) {
@@ -222,6 +230,23 @@ async fn introduce(
         return Err(Rejection::UpstreamSubprotocol(detail.into()).into());
     }
     Ok(Introduced { settings: forward::settings(shared, &route, &switched.head.headers, deadline), switched, guard })
+}
+
+/// Waits for what ends a stream that its client takes to be open, while the service is dialled.
+async fn ended(guard: &mut Guard, deadline: Deadline, clock: &Clock) -> Unopened {
+    loop {
+        let now = clock.now();
+        if let Err(rejection) = forward::still_good(guard, deadline, now) {
+            return rejection.into();
+        }
+        guard.wake_at(deadline.next(now).map(Alarm::At));
+        match guard.told(&ENDING).await {
+            Signal::End => return Unopened::Ended(CloseReason::EndedByOperator),
+            Signal::RouteGone => return Unopened::Ended(CloseReason::RouteGone),
+            Signal::Drain => return Unopened::Ended(CloseReason::Drain),
+            Signal::Revoke | Signal::Recheck | Signal::Renew => {}
+        }
+    }
 }
 
 /// A stream whose service has switched, and which has not begun.
@@ -318,9 +343,7 @@ impl Unopened {
             }
             Self::Lost(detail) => (Fault::Request, "client_lost", Cow::Borrowed(*detail)),
             Self::Crowded => (Fault::Request, "crowded", Cow::Borrowed("its place was needed for another stream")),
-            Self::Ended(reason) => {
-                (Fault::Request, reason.as_str(), Cow::Borrowed("while its first message was waited for"))
-            }
+            Self::Ended(reason) => (Fault::Request, reason.as_str(), Cow::Borrowed("before it was let in")),
             Self::Late => (Fault::Request, "auth_timeout", Cow::Borrowed("no first message in time")),
             Self::Refused(rejection) => (rejection.fault(), rejection.cause(), rejection.detail()),
             Self::Unusable(detail) => (Fault::Request, "first_message", Cow::Borrowed(*detail)),
@@ -356,5 +379,7 @@ impl From<Unusable> for Unopened {
     }
 }
 
+/// What is heard while the service is dialled: all but fresh tokens, which are the relay's.
+const ENDING: [Signal; 5] = [Signal::Revoke, Signal::End, Signal::RouteGone, Signal::Drain, Signal::Recheck];
 /// How long one whose place was needed may take to go.
 const CROWDED: Duration = Duration::from_secs(1);

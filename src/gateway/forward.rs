@@ -64,10 +64,11 @@ async fn forward(shared: &Arc<Shared>, admitted: Admitted<Tokenless>) -> Result<
     let known = admitted.request().handle;
     let made = (admitted.request().upgrade.route.renewal.out_of_band && known.is_none()).then(Opaque::random);
     let (guard, deadline) = reserve(shared, &admitted, known.or_else(|| made.as_ref().map(Opaque::hash)))?;
-    let switched = match reach(shared, &admitted, (&guard, deadline)).await? {
+    let switched = match reach(shared, &admitted).await? {
         Answer::Other(answer) => return Ok(passed_on(answer)),
         Answer::Switched(switched) => switched,
     };
+    may_begin(shared, &guard, deadline)?;
     let (Tokenless { upgrade, fallback, .. }, _) = admitted.into_parts();
     let Switched { head, subprotocol, socket, early } = *switched;
     let settings = settings(shared, &upgrade.route, &head.headers, deadline);
@@ -115,28 +116,24 @@ pub(super) fn reserve(
     Ok((guard, deadline))
 }
 
-/// Dials the service: a `101` to a stream that may still begin, or its own refusal.
-pub(super) async fn reach(
-    shared: &Shared,
-    admitted: &Admitted<Tokenless>,
-    (guard, deadline): (&Guard, Deadline),
-) -> Result<Answer, Rejection> {
+/// Dials the service: its `101`, or its own refusal.
+pub(super) async fn reach(shared: &Shared, admitted: &Admitted<Tokenless>) -> Result<Answer, Rejection> {
     let request = outgoing(admitted)?;
     let began = shared.clock.now().mono;
     let answer = upstream::open(&admitted.request().upgrade.route.upstream, request).await?;
-    let now = shared.clock.now();
-    shared.metrics.connected(now.mono.saturating_since(began));
+    shared.metrics.connected(shared.clock.now().mono.saturating_since(began));
     match answer {
         Answer::Other(answer) if answer.status().is_success() => {
             Err(Rejection::UpstreamInvalid(format!("the service answered {}, not 101", answer.status())))
         }
-        Answer::Other(answer) => Ok(Answer::Other(answer)),
-        switched @ Answer::Switched(_) => {
-            still_good(deadline, now)?;
-            not_revoked(guard, now)?;
-            if shared.draining() || guard.is_told(Signal::End) { Err(Rejection::Draining) } else { Ok(switched) }
-        }
+        answer => Ok(answer),
     }
+}
+
+/// Whether a stream whose service has answered `101` may still begin.
+pub(super) fn may_begin(shared: &Shared, guard: &Guard, deadline: Deadline) -> Result<(), Rejection> {
+    still_good(guard, deadline, shared.clock.now())?;
+    if shared.draining() || guard.is_told(Signal::End) { Err(Rejection::Draining) } else { Ok(()) }
 }
 
 /// What the stream is held to, given the service's `101`.
@@ -191,10 +188,10 @@ fn target(path: &str, prefix: &str, query: Option<&str>) -> Option<Uri> {
     format!("{slash}{rest}{mark}{query}").parse().ok()
 }
 
-/// A token may have died while the service was dialled.
-fn still_good(deadline: Deadline, now: Now) -> Result<(), Rejection> {
+/// A token may have died, or been revoked, while the service was dialled.
+pub(super) fn still_good(guard: &Guard, deadline: Deadline, now: Now) -> Result<(), Rejection> {
     match deadline.passed(now) {
-        None => Ok(()),
+        None => not_revoked(guard, now),
         Some(CloseReason::Expired) => {
             let detail = "the token expired while the service was reached";
             Err(Denial::new(Public::TokenExpired, "expired_while_dialling", detail).into())
