@@ -92,6 +92,19 @@ async fn a_ticket_is_spent_at_its_first_presentation_whatever_follows() {
         assert_eq!(gateway.ask(&format!("{path}{query}"), more).await.0.status, status, "{path} {more}");
         assert_eq!(gateway.ask(&format!("/{query}"), "").await.0.status, 401, "spent by {path} {more}");
     }
+    // All that stand in a query are presented, whatever stands beside them.
+    for beside in ["ticket=short", "ticket=", "%74icket=0123456789012345678901", "portcullis_stream=short"] {
+        let body = ticket(&gateway, &token(MINUTE), "").await;
+        let query = format!("?ticket={}", text(&body, "ticket"));
+        assert_eq!(gateway.ask(&format!("/{query}&{beside}"), "").await.0.status, 400, "{beside}");
+        assert_eq!(gateway.ask(&format!("/{query}"), "").await.0.status, 401, "spent beside {beside}");
+    }
+    let two = [ticket(&gateway, &token(MINUTE), "").await, ticket(&gateway, &token(MINUTE), "").await];
+    let [a, b] = two.each_ref().map(|body| format!("ticket={}", text(body, "ticket")));
+    assert_eq!(gateway.ask(&format!("/?{a}&{b}"), "").await.0.status, 400);
+    for spent in [a, b] {
+        assert_eq!(gateway.ask(&format!("/?{spent}"), "").await.0.status, 401);
+    }
     assert_eq!(backend.dialled(), 0);
 }
 
@@ -105,6 +118,11 @@ async fn a_ticket_is_bound_to_the_page_that_it_was_handed_to() {
         let target = format!("/?ticket={}", text(&body, "ticket"));
         assert_eq!(gateway.ask(&target, more).await.0.status, 401, "{more}");
     }
+    // A page that may not open streams here spends it too.
+    let body = ticket(&gateway, &token(MINUTE), page).await;
+    let target = format!("/?ticket={}", text(&body, "ticket"));
+    assert_eq!(gateway.ask(&target, "Origin: https://evil.example\r\n").await.0.status, 403);
+    assert_eq!(gateway.ask(&target, page).await.0.status, 401, "it is spent");
     let body = ticket(&gateway, &token(MINUTE), page).await;
     open(&gateway, &mut backend, &format!("/?ticket={}", text(&body, "ticket")), page).await;
     let foreign = format!("Authorization: Bearer {}\r\nOrigin: https://evil.example\r\n", token(MINUTE));

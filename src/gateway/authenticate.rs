@@ -70,17 +70,18 @@ where
 
 async fn authenticate(mut upgrade: Upgrade, shared: &Shared) -> Result<Admitted<Tokenless>, Rejection> {
     let route = upgrade.route.clone();
-    let (query, ticket) = match route.ticket_name() {
-        Some(name) => carrier::take_parameter(upgrade.target.query(), name)?,
-        None => (upgrade.target.query().map(str::to_owned), None),
+    let presented = (upgrade.target.query(), &upgrade.headers);
+    let mut spent = shared.tickets.spend_all(&route, presented, shared.clock.now().mono);
+    // Two are refused here, so that at most one was spent.
+    let query = match route.ticket_name() {
+        Some(name) => carrier::take_parameter(upgrade.target.query(), name)?.0,
+        None => upgrade.target.query().map(str::to_owned),
     };
-    // A ticket is spent at its first presentation, whatever follows.
-    let spent = ticket.map(|ticket| shared.tickets.spend(&ticket, &route, &upgrade.headers, shared.clock.now().mono));
     let (query, chosen) = take_handle(&route, query)?;
     let (token, left) = carrier::take_any(&route.carriers, query.as_deref(), &upgrade.headers)?;
     let Left { query, headers, subprotocols, fallback_subprotocol: fallback } = left;
     upgrade.headers = headers;
-    match (spent, token) {
+    match (spent.pop(), token) {
         (None, None) => Err(carrier::missing().into()),
         (None, Some(token)) => {
             let request = Tokenless { upgrade, query, subprotocols, fallback, handle: chosen };

@@ -62,15 +62,15 @@ use waiting::{Place, Waiting};
 /// The pipeline, in running order. Each stage takes the type that the one before it makes: leaving one out does not
 /// compile.
 fn stack(shared: &Arc<Shared>) -> Pipeline {
-    let state = shared.clone();
+    let (room, pages) = (shared.clone(), shared.clone());
     let stages = ServiceBuilder::new()
         .layer_fn(Observe::with(shared.metrics.clone())) //         one line in the log per refusal; counts
         .layer_fn(Respond) //                                       Rejection -> problem JSON
         .layer(narrow(route::choose)) //                            Arrived   -> Routed: a sane target that a route takes
         .layer_fn(Endpoints::with(shared.clone())) //               what the gateway itself answers on a route: renewals, tickets
         .layer_fn(TurnAway::with(shared.clone())) //                Rejection -> a Close, where the route says so
-        .layer(narrow(move |routed| limit::check(&state, routed))) // Routed  -> Within: the gateway takes new streams
-        .layer(narrow(origin::check)) //                            Within    -> Welcome: from a page that may
+        .layer(narrow(move |routed| limit::check(&room, routed))) //   Routed  -> Within: the gateway takes new streams
+        .layer(narrow(move |within| origin::check(&pages, within))) // Within -> Welcome: from a page that may
         .layer(narrow(upgrade::check)) //                           Welcome   -> Upgrade: a WebSocket handshake
         .layer_fn(Doorkeeper::with(shared.clone())) //              Upgrade   -> 101 at once, where a message has the token
         .layer_fn(Authenticate::with(shared.clone())) //            Upgrade   -> Admitted: the one token, or a ticket, is good

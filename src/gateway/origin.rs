@@ -3,6 +3,7 @@
 use http::HeaderMap;
 use http::header::ORIGIN;
 
+use crate::gateway::Shared;
 use crate::gateway::limit::Within;
 use crate::gateway::rejection::Rejection;
 use crate::gateway::route::{Origins, Route, Routed};
@@ -18,9 +19,14 @@ impl Welcome {
     }
 }
 
-/// Lets a request through if its `Origin` is allowed on its route.
-pub fn check(within: Within) -> Result<Welcome, Rejection> {
-    check_page(&within.routed().route, within.routed().request.headers())?;
+/// Lets a request through if its `Origin` is allowed on its route. If not, its ticket is spent all the same: a page has it
+/// that should not.
+pub fn check(shared: &Shared, within: Within) -> Result<Welcome, Rejection> {
+    let Routed { route, request, .. } = within.routed();
+    check_page(route, request.headers()).inspect_err(|_| {
+        let presented = (request.uri().query(), request.headers());
+        shared.tickets.spend_all(route, presented, shared.clock.now().mono);
+    })?;
     Ok(Welcome(within.into_routed()))
 }
 

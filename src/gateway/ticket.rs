@@ -19,7 +19,7 @@ use crate::gateway::route::{Route, Routed};
 use crate::gateway::{Body, Shared};
 use crate::names;
 use crate::secret::{Opaque, OpaqueHash};
-use crate::token::{Denial, Grant, Principal, Public, Purpose};
+use crate::token::{Denial, Grant, Principal, Public, Purpose, carrier};
 use crate::ws::handshake::only;
 
 /// The tickets that were handed out and not spent.
@@ -49,9 +49,21 @@ struct Ticket {
 struct TooMany;
 
 impl Tickets {
+    /// Takes every ticket that stands in the query of a request to this route: they are spent by that, whatever becomes of
+    /// the request. And gives, for each, what it stands for.
+    pub(super) fn spend_all(
+        &self,
+        route: &Route,
+        (query, headers): (Option<&str>, &HeaderMap),
+        now: Mono,
+    ) -> Vec<Result<(Grant, Option<OpaqueHash>), Denial>> {
+        let presented = route.ticket_name().map(|name| carrier::parameters(query, name));
+        presented.into_iter().flatten().map(|ticket| self.spend(&ticket, route, headers, now)).collect()
+    }
+
     /// Takes the ticket, which is spent by that; and gives what it stands for if it counts on this route, for a request
     /// with these headers.
-    pub(super) fn spend(
+    fn spend(
         &self,
         ticket: &Opaque,
         route: &Route,

@@ -118,6 +118,12 @@ pub fn take_parameter(query: Option<&str>, name: &str) -> Result<(Option<String>
     }
 }
 
+/// What [`take_parameter`] would take if it were alone in the query: every value that has the form of one.
+pub fn parameters(query: Option<&str>, name: &str) -> impl Iterator<Item = Opaque> {
+    let (_, values) = query::take_parameter(query, name);
+    values.into_iter().filter_map(|value| Opaque::parse(&value))
+}
+
 const MALFORMED: &str = "a handle or ticket in the query is 22 to 64 characters of base64url";
 
 /// What a client that is answered before its token is judged, or without, is answered as its subprotocol: the first of
