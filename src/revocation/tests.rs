@@ -231,7 +231,7 @@ async fn a_copy_of_many_bans_is_whole_and_keeps_nobody_waiting() {
     let path = folder.path().join("bans");
     let config = Config { max_entries: 3 * PAGE, ..config(&path) };
     let revocations = Revocations::open(&config).unwrap();
-    for number in 0..2 * PAGE + 1 {
+    for number in 0..=2 * PAGE {
         revocations.insert(ban(Kind::Sub, &number.to_string()), wall(10)).unwrap();
     }
     let mut pages = revocations.pages();
