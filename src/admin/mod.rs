@@ -253,7 +253,7 @@ impl Answers for Operators {
         let (head, body) = request.into_parts();
         let path = head.uri.path();
         let open = page::file(path);
-        let told = ["/livez", "/readyz", "/metrics"].contains(&path);
+        let told = ["/livez", "/readyz"].contains(&path);
         let need = match door::need(&head.method) {
             Need::Read if open.is_some() || told => Need::Nothing,
             need => need,
@@ -280,7 +280,8 @@ impl Answers for Operators {
             (&Method::POST, ["revocations"]) => desk.ban(&body).await,
             (&Method::DELETE, ["revocations", id]) => desk.lift(id).await,
             (&Method::POST, ["drain"]) => desk.drain(),
-            (_, ["streams" | "revocations" | "drain"] | ["streams" | "revocations", _]) => not_allowed(),
+            (&Method::GET | &Method::HEAD, ["metrics"]) => desk.probe(path).await.unwrap_or_else(not_found),
+            (_, ["streams" | "revocations" | "drain" | "metrics"] | ["streams" | "revocations", _]) => not_allowed(),
             _ if open.is_some() || told => not_allowed(),
             _ => not_found(),
         }
