@@ -440,6 +440,33 @@ async fn what_is_asked_of_it_has_bounds() {
 }
 
 #[tokio::test]
+async fn connections_that_ask_for_nothing_keep_nobody_out() {
+    let backend = Backend::echo().await;
+    let (gateway, admin) = start(&backend, &format!("{ADMIN}[probes]\naddress = \"127.0.0.1:0\"")).await;
+    let probes = Admin { address: gateway.listener("probes").await };
+    for place in [probes, admin] {
+        let mut idle = Vec::new();
+        for round in 0..3 {
+            let begun = instant();
+            for number in 0..150 {
+                let mut link = Link::over_tcp(TcpStream::connect(place.address).await.expect("connect"), Role::Client);
+                if number % 2 == 0 {
+                    let _ = link.try_raw(b"GET /livez HT").await;
+                }
+                idle.push(link);
+            }
+            assert_eq!(place.read("/livez").await, "live\n");
+            assert!(begun.elapsed() < Duration::from_millis(1500), "round {round}: {:?}", begun.elapsed());
+        }
+        let begun = instant();
+        for mut link in idle {
+            while link.fill().await.is_ok_and(|more| more) {}
+        }
+        assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test]
 async fn the_page_needs_nothing_from_elsewhere_and_runs_nothing_inline() {
     let backend = Backend::echo().await;
     let (_gateway, admin) = start(&backend, ADMIN).await;

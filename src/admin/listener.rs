@@ -1,7 +1,7 @@
 //! The sockets of probes and admin: bind, accept within bounds, speak HTTP.
 //!
-//! Every wait is bounded: the TLS handshake, each request head, the life of a connection. Whoever holds all places keeps
-//! others waiting for a minute at most.
+//! Every wait is bounded: the TLS handshake, each request head, the life of a connection. Whoever takes all places keeps
+//! nobody out ([`Crowd`]).
 
 use std::convert::Infallible;
 use std::fs::File;
@@ -11,6 +11,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _}
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,10 +27,10 @@ use rustls::server::WebPkiClientVerifier;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::crowd::{Crowd, Seat};
 use crate::admin::{Address, AdminError, TlsFiles};
 use crate::listen::{ListenError, certificates};
 
@@ -77,7 +78,8 @@ impl Drop for Remove {
 
 /// Answers a request.
 pub(super) trait Answers: Clone + Send + Sync + 'static {
-    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Response<Full<Bytes>>> + Send;
+    /// Has the connection keep its seat once the request is let in.
+    fn answer(&self, request: Request<Incoming>, seat: &Seat) -> impl Future<Output = Response<Full<Bytes>>> + Send;
 }
 
 impl Bound {
@@ -104,30 +106,27 @@ impl Bound {
             (_, address) => address.map_or_else(String::new, |address| address.to_string()),
         };
         tracing::info!(listener = self.name, address = shown, tls = self.tls.is_some(), "listening");
-        let places = Arc::new(Semaphore::new(PLACES));
-        loop {
-            let Ok(place) = places.clone().acquire_owned().await else { return };
-            let accepted = tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                accepted = self.accept() => accepted,
-            };
+        let crowd = Crowd::new(PLACES);
+        while let Some(accepted) = stop.run_until_cancelled(self.accept()).await {
             let Ok(connection) = accepted else {
                 // Out of descriptors or memory: some may come back.
                 tokio::time::sleep(BACK_OFF).await;
                 continue;
             };
-            let (answers, stop, tls) = (answers.clone(), stop.clone(), self.tls.clone());
+            let Some(Some(seat)) = stop.run_until_cancelled(crowd.admit()).await else { return };
+            let (answers, stop, tls, seat) = (answers.clone(), stop.clone(), self.tls.clone(), Arc::new(seat));
             tokio::spawn(async move {
-                match (tls, connection) {
-                    (Some(tls), connection) => {
-                        if let Ok(Ok(secured)) = tokio::time::timeout(HANDSHAKE, tls.accept(connection)).await {
-                            http(secured, answers, stop).await;
+                let serve = async {
+                    match tls {
+                        Some(tls) => {
+                            if let Ok(Ok(secured)) = tokio::time::timeout(HANDSHAKE, tls.accept(connection)).await {
+                                http(secured, answers, seat.clone(), stop).await;
+                            }
                         }
+                        None => http(connection, answers, seat.clone(), stop).await,
                     }
-                    (None, connection) => http(connection, answers, stop).await,
-                }
-                drop(place);
+                };
+                seat.serve(serve).await;
             });
         }
     }
@@ -145,17 +144,31 @@ trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-async fn http(io: impl Io + 'static, answers: impl Answers, stop: CancellationToken) {
+async fn http(io: impl Io + 'static, answers: impl Answers, seat: Arc<Seat>, stop: CancellationToken) {
+    let heard = Arc::new(AtomicBool::new(false));
+    let first = heard.clone();
     let service = service_fn(move |request| {
-        let answers = answers.clone();
-        async move { Ok::<_, Infallible>(answers.answer(request).await) }
+        first.store(true, Ordering::Relaxed);
+        let (answers, seat) = (answers.clone(), seat.clone());
+        async move {
+            let answer = answers.answer(request, &seat).await;
+            seat.answered();
+            Ok::<_, Infallible>(answer)
+        }
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(LARGEST_HEAD);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
+    let silence = async {
+        tokio::time::sleep(FIRST_HEAD).await;
+        if heard.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    };
     tokio::select! {
         // Whoever breaks off a connection has no answer to hear.
         _ = connection.as_mut() => return,
+        () = silence => return,
         () = stop.cancelled() => {}
         () = tokio::time::sleep(LONGEST) => {}
     }
@@ -229,7 +242,9 @@ const BACKLOG: i32 = 128;
 const BACK_OFF: Duration = Duration::from_millis(50);
 /// For the TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// For a request head, and between requests.
+/// For the first request head.
+const FIRST_HEAD: Duration = Duration::from_secs(2);
+/// For a later one, from the answer before it on.
 const HEAD: Duration = Duration::from_secs(5);
 const LARGEST_HEAD: usize = 16 * 1024;
 /// For all requests of a connection.

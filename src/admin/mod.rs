@@ -5,6 +5,7 @@
 //! no token: streams are shown by hashes. Called by the app.
 
 mod bans;
+mod crowd;
 mod door;
 mod error;
 mod listener;
@@ -15,6 +16,7 @@ mod streams;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -36,6 +38,7 @@ use crate::secret::Secret;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::{self, Snapshot};
 use crate::token::verify::Issuer;
+use crowd::Seat;
 use door::{Door, Need, Refusal};
 use listener::{Answers, Bound};
 use reply::{json, problem, text};
@@ -92,7 +95,16 @@ impl Eq for Admin {}
 
 /// What the listeners see and change. Clones are the same.
 #[derive(Clone)]
-pub struct Desk(Arc<Parts>);
+pub struct Desk(Arc<Parts>, Arc<Told>);
+
+/// The metrics as they were told last: they are put together by one at a time, however many ask.
+#[derive(Default)]
+struct Told {
+    /// How often they were asked for.
+    asked: AtomicU64,
+    /// What was told, and to whom it is new enough: those of the first so many.
+    last: Arc<tokio::sync::Mutex<(u64, Bytes)>>,
+}
 
 /// What a [`Desk`] is made of.
 pub struct Parts {
@@ -163,7 +175,7 @@ pub fn check_tls(files: &TlsFiles) -> Result<(), AdminError> {
 impl Desk {
     /// A desk with these parts.
     pub fn new(parts: Parts) -> Self {
-        Self(Arc::new(parts))
+        Self(Arc::new(parts), Arc::default())
     }
 
     /// Has the issuers of a new config count.
@@ -181,8 +193,18 @@ impl Desk {
             }),
             "/metrics" => {
                 let desk = self.clone();
+                let turn = self.1.asked.fetch_add(1, Ordering::SeqCst);
+                let mut last = self.1.last.clone().lock_owned().await;
+                let tell = move || {
+                    // It goes on, and keeps the lock, when whoever asked goes away.
+                    if last.0 <= turn {
+                        last.0 = desk.1.asked.load(Ordering::SeqCst);
+                        last.1 = desk.metrics().into();
+                    }
+                    last.1.clone()
+                };
                 // Tens of thousands of streams take milliseconds, in which a worker of the runtime would serve none.
-                let Ok(metrics) = tokio::task::spawn_blocking(move || desk.metrics()).await else {
+                let Ok(metrics) = tokio::task::spawn_blocking(tell).await else {
                     return Some(problem(StatusCode::INTERNAL_SERVER_ERROR, "metrics", "the metrics cannot be told"));
                 };
                 let mut response = text(StatusCode::OK, metrics);
@@ -235,7 +257,8 @@ impl Desk {
 struct Probes(Desk);
 
 impl Answers for Probes {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: Request<Incoming>, seat: &Seat) -> Response<Full<Bytes>> {
+        seat.keep();
         if door::need(request.method()) != Need::Read {
             return not_allowed();
         }
@@ -248,7 +271,7 @@ impl Answers for Probes {
 struct Operators(Desk, Arc<Door>);
 
 impl Answers for Operators {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: Request<Incoming>, seat: &Seat) -> Response<Full<Bytes>> {
         let Self(desk, door) = self;
         let (head, body) = request.into_parts();
         let path = head.uri.path();
@@ -262,6 +285,7 @@ impl Answers for Operators {
             tracing::warn!(status = status.as_u16(), cause = reason, "an admin request was refused");
             return problem(status, reason, detail);
         }
+        seat.keep();
         if need == Need::Nothing {
             return match open {
                 Some(file) => file,
@@ -334,22 +358,43 @@ mod tests {
         })
     }
 
-    #[tokio::test]
-    async fn it_is_ready_only_while_some_issuer_has_a_key_and_it_does_not_leave() {
+    fn desk() -> Desk {
         let clock = Clock::system();
         let metrics = Metrics::new(clock.now().wall);
         let registry = Registry::new(&clock);
         let (config, tracker) = (gateway::Config::default(), TaskTracker::new());
-        let gateway = Gateway::new(config, Vec::new(), clock.clone(), registry.clone(), tracker, metrics.clone());
-        let desk = Desk::new(Parts {
-            gateway: gateway.clone(),
+        Desk::new(Parts {
+            gateway: Gateway::new(config, Vec::new(), clock.clone(), registry.clone(), tracker, metrics.clone()),
             revocations: registry.revocations().clone(),
             registry,
             metrics,
             clock,
             issuers: ArcSwap::from_pointee(vec![issuer(KeyRing::default())]),
             leave: CancellationToken::new(),
-        });
+        })
+    }
+
+    #[tokio::test]
+    async fn metrics_are_put_together_once_for_all_who_ask_at_a_time() {
+        let desk = desk();
+        let ask = async || {
+            let body = desk.probe("/metrics").await.unwrap().into_body();
+            body.collect().await.unwrap().to_bytes()
+        };
+        let held = desk.1.last.lock().await;
+        let release = async {
+            tokio::task::yield_now().await;
+            assert_eq!(desk.1.asked.load(Ordering::SeqCst), 2);
+            drop(held);
+        };
+        let (one, other, ()) = tokio::join!(ask(), ask(), release);
+        assert!(one.ends_with(b"# EOF\n") && one.as_ptr() == other.as_ptr(), "they share one text");
+        assert!(ask().await.as_ptr() != one.as_ptr(), "who asks later is told what is so then");
+    }
+
+    #[tokio::test]
+    async fn it_is_ready_only_while_some_issuer_has_a_key_and_it_does_not_leave() {
+        let desk = desk();
         let ready = async || desk.probe("/readyz").await.unwrap().status().as_u16();
         assert_eq!(ready().await, 503);
         let mut keys = KeyRing::default();
@@ -357,7 +402,7 @@ mod tests {
         keys.add_secret(crate::token::keys::Algorithm::from_name("HS256").unwrap(), None, &secret).unwrap();
         desk.replace_issuers(vec![issuer(KeyRing::default()), issuer(keys)]);
         assert_eq!(ready().await, 200);
-        gateway.begin_drain(Duration::ZERO);
+        desk.0.gateway.begin_drain(Duration::ZERO);
         assert_eq!(ready().await, 503);
         assert_eq!(desk.probe("/livez").await.unwrap().status(), 200);
     }
