@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -277,6 +278,55 @@ async fn with_a_secret_nothing_is_told_or_changed_without_it() {
     std::fs::write(&file, "another secret, which is as long as that\n").expect("write");
     assert!(complaint(&verb(folder, &streams), 1).contains("refuses (401)"));
     assert!(!gateway.log().contains(SECRET));
+}
+
+#[test]
+fn the_secret_of_the_config_goes_to_the_listener_of_the_config_alone_and_never_in_clear_to_another_machine() {
+    let (files, _) = folder("");
+    let heard = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = heard.local_addr().expect("its address").to_string();
+    let hear = std::thread::spawn(move || {
+        let mut heads = Vec::new();
+        for _ in 0..3 {
+            let (mut stream, _) = heard.accept().expect("a connection");
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).expect("a head");
+                head.extend_from_slice(&byte);
+            }
+            heads.push(String::from_utf8(head).expect("text"));
+            let body = json!({"detail": "look: \u{1b}[2J"}).to_string();
+            let length = body.len();
+            write!(stream, "HTTP/1.1 401 Unauthorized\r\nContent-Length: {length}\r\n\r\n{body}").expect("an answer");
+        }
+        heads
+    });
+    let set = |address: &str| {
+        let section = format!("[admin]\naddress = \"{address}\"\nsecret_file = \"admin.secret\"");
+        std::fs::write(files.path().join("config.toml"), config("ws://127.0.0.1:1", &section)).expect("write");
+    };
+    let file = files.path().join("admin.secret");
+    std::fs::write(&file, SECRET).expect("write");
+    let file = file.to_str().expect("text");
+
+    set("127.0.0.1:9443");
+    let said = complaint(&verb(files.path(), &["streams", "--admin", &address]), 1);
+    assert!(said.contains("say --secret-file FILE"), "{said}");
+    assert!(said.contains("look: \\u{1b}[2J") && !said.contains('\u{1b}'), "{said:?}");
+    complaint(&verb(files.path(), &["streams", "--admin", &address, "--secret-file", file]), 1);
+    set(&address);
+    let said = complaint(&verb(files.path(), &["streams", "--admin", &address]), 1);
+    assert!(said.contains("the secret is that of [admin]"), "{said}");
+    let sent: Vec<bool> = hear.join().expect("heads").iter().map(|head| head.contains(SECRET)).collect();
+    assert_eq!(sent, [false, true, true]);
+
+    for place in ["192.0.2.1:9443", "http://192.0.2.1:9443", "[2001:db8::1]:9443", "gateway.invalid:9443"] {
+        let said = complaint(&verb(files.path(), &["streams", "--admin", place, "--secret-file", file]), 64);
+        assert!(said.contains("would travel in clear"), "{place}: {said}");
+    }
+    set("192.0.2.1:9443");
+    assert!(complaint(&verb(files.path(), &["streams"]), 64).contains("would travel in clear"));
 }
 
 #[tokio::test]

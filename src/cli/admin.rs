@@ -25,7 +25,7 @@ pub(super) struct Where {
     /// The admin listener: 127.0.0.1:9443, unix:/path or https://name:port [default: the one in the config]
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<String>,
-    /// A file with the listener's secret [default: the one in the config]
+    /// A file with the listener's secret [default: the one in the config, if the listener is that of the config]
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
     /// The CA that has signed the listener's certificate, PEM [default: the system's roots]

@@ -1,5 +1,6 @@
 //! Finds the admin listener and asks it one thing at a time.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,8 +19,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
-use super::Where;
-use crate::admin::Address;
+use super::{Where, shown};
+use crate::admin::{Address, Admin};
 use crate::cli::Failure;
 use crate::client::tls::trust_as;
 use crate::config::{said, trim_newline};
@@ -31,6 +32,8 @@ pub(super) struct Operator {
     /// What it is called.
     host: String,
     secret: Option<Secret>,
+    /// The config has a secret, but for another listener.
+    withheld: bool,
     tls: Option<Arc<ClientConfig>>,
 }
 
@@ -43,24 +46,20 @@ enum Place {
 impl Operator {
     pub(super) fn find(place: &Where) -> Result<Self, Failure> {
         let config = match &place.admin {
-            // The config is of use for its secret, but need not be there.
+            // The config may know the listener, but need not be there.
             Some(_) if place.secret_file.is_some() || !place.file.config.exists() => None,
             _ => Some(place.file.load()?),
         };
         let admin = config.and_then(|config| config.admin.admin);
-        let mut secret = admin.as_ref().and_then(|admin| admin.secret.clone());
-        if let Some(file) = &place.secret_file {
-            secret = Some(read_secret(file)?);
-        }
         let secure = admin.as_ref().is_some_and(|admin| admin.tls.is_some());
-        let (place_of, secure) = match (&place.admin, admin.map(|admin| admin.address)) {
+        let (place_of, secure) = match (&place.admin, admin.as_ref().map(|admin| &admin.address)) {
             (Some(typed), _) => parse(typed, secure)?,
-            (None, Some(Address::Unix(path))) => (Place::Unix(path), false),
+            (None, Some(Address::Unix(path))) => (Place::Unix(path.clone()), false),
             (None, Some(Address::Tcp(address))) => {
                 let ip = match address.ip() {
                     ip if !ip.is_unspecified() => ip,
-                    std::net::IpAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-                    std::net::IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+                    IpAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+                    IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
                 };
                 (Place::Tcp(ip.to_string(), address.port()), secure)
             }
@@ -74,8 +73,26 @@ impl Operator {
             Place::Tcp(name, port) => format!("{name}:{port}"),
             Place::Unix(_) => "localhost".to_owned(),
         };
+        let known = admin.as_ref().is_some_and(|admin| place.admin.is_none() || is_at(admin, &place_of, secure));
+        let of_config = admin.and_then(|admin| admin.secret);
+        let withheld = !known && of_config.is_some();
+        let secret = match &place.secret_file {
+            Some(file) => Some(read_secret(file)?),
+            // Another listener learns it only from whoever means it to.
+            None => of_config.filter(|_| known),
+        };
+        if let Place::Tcp(name, _) = &place_of
+            && secret.is_some()
+            && !secure
+            && !is_loopback(name)
+        {
+            return Err(Failure::Usage(format!(
+                "the secret would travel in clear to {host}: give the listener a certificate and say --admin \
+                 https://{host}, or ask through loopback or a Unix socket"
+            )));
+        }
         let tls = if secure { Some(tls(place)?) } else { None };
-        Ok(Self { place: place_of, host, secret, tls })
+        Ok(Self { place: place_of, host, secret, withheld, tls })
     }
 
     /// Asks, and gives the answer if it is a good one.
@@ -89,8 +106,12 @@ impl Operator {
         if status.is_success() {
             return Ok(answer);
         }
-        let detail = answer["detail"].as_str().unwrap_or("no reason was told");
+        let detail = match shown(&answer["detail"]) {
+            detail if detail.is_empty() => "no reason was told".to_owned(),
+            detail => detail,
+        };
         let hint = match status.as_u16() {
+            401 if self.withheld => "; that of the config is for the listener of the config: say --secret-file FILE",
             401 => "; the secret is that of [admin] in the config, or in --secret-file FILE",
             _ => "",
         };
@@ -118,6 +139,10 @@ impl Operator {
             }
             (Place::Tcp(name, port), None) => {
                 let tcp = TcpStream::connect((name.as_str(), *port)).await.map_err(unreachable)?;
+                // "localhost" is what the system says it is.
+                if self.secret.is_some() && !tcp.peer_addr()?.ip().is_loopback() {
+                    return Err(anyhow!("the secret would travel in clear: it is not on this machine"));
+                }
                 self.speak(tcp, method, path, body).await
             }
             (Place::Tcp(name, port), Some(config)) => {
@@ -180,6 +205,31 @@ fn parse(typed: &str, secure: bool) -> Result<(Place, bool), Failure> {
         return Err(wrong());
     }
     Ok((Place::Tcp(name.to_owned(), port), secure))
+}
+
+/// Whether this place is the listener of the config.
+fn is_at(admin: &Admin, place: &Place, secure: bool) -> bool {
+    match (&admin.address, place) {
+        (Address::Unix(path), Place::Unix(typed)) => {
+            let real = |path: &Path| std::fs::canonicalize(path).ok();
+            path == typed || real(path).is_some_and(|path| Some(path) == real(typed))
+        }
+        (Address::Tcp(address), Place::Tcp(name, port)) => {
+            let ip = address.ip();
+            let same = match name.parse::<IpAddr>() {
+                Ok(typed) => typed == ip || ip.is_unspecified() && typed.is_loopback(),
+                Err(_) if is_loopback(name) => ip.is_loopback() || ip.is_unspecified(),
+                // Its certificate must prove it.
+                Err(_) => secure && admin.hosts.contains(&name.to_ascii_lowercase()),
+            };
+            same && *port == address.port()
+        }
+        _ => false,
+    }
+}
+
+fn is_loopback(name: &str) -> bool {
+    name.parse().map_or_else(|_| name.eq_ignore_ascii_case("localhost"), |ip: IpAddr| ip.is_loopback())
 }
 
 fn read(file: &Path) -> Result<Vec<u8>, Failure> {
