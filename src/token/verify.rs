@@ -47,12 +47,11 @@ impl Issuer {
         self.iss.as_deref().unwrap_or(&self.name)
     }
 
-    /// How long a token that is there already counts at most; `None` if nothing bounds it. `skew` is in it because a token
-    /// may be dated ahead by that much. Without `iat` nothing tells when a token was made: the life of one that expires in
-    /// a year is within `max_lifetime` once that year is nearly over.
+    /// How long a token that is good now, or is made now, counts at most; `None` if nothing bounds it. `skew` is in it
+    /// because a token may be dated ahead by that much. It does not bound a token without `iat` that lives longer than the
+    /// issuer's tokens may: that one is good once most of its life is over.
     pub fn longest_life(&self) -> Option<Duration> {
-        let dated = self.required_claims.iter().any(|claim| claim == "iat");
-        let life = self.max_lifetime.filter(|_| self.require_exp && dated)?;
+        let life = self.max_lifetime.filter(|_| self.require_exp)?;
         Some(life.saturating_add(self.leeway).saturating_add(self.skew))
     }
 }
