@@ -383,3 +383,25 @@ async fn pings_between_the_fragments_of_a_token_are_judged_like_all_frames() {
     rig.service.until(|state| !state.from_gateway.is_empty()).await;
     assert_eq!(rig.service.received().first(), Some(&0x88), "no frame starts after the deadline");
 }
+
+#[tokio::test]
+async fn tokens_with_pings_between_are_read_no_faster_than_they_are_done_with() {
+    const COUNT: usize = 8_000;
+    let rig = in_band(Mode::Consume, LIFE, AtOnce(Clock::system(), Some(LIFE)));
+    let token = mint(&claims(Duration::from_secs(60)));
+    let (start, end) = token.split_at(20);
+    let ping = masked(0x89, b"between");
+    let one = [masked(0x01, start.as_bytes()), ping.clone(), masked(0x80, end.as_bytes())].concat();
+    rig.client.send(&one.repeat(COUNT));
+    let mut most = 0;
+    loop {
+        let taken = COUNT * one.len() - rig.client.0.lock().unwrap().to_gateway.len();
+        let done = rig.service.received().len() / ping.len() * one.len();
+        most = most.max(taken.saturating_sub(done));
+        if done == COUNT * one.len() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(most < 400 * 1024, "{most} bytes were held at a time");
+}

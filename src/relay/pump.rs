@@ -175,8 +175,11 @@ impl<W: Wire> Leg<W> {
                 let judged = &mut Judged { stream, guard, clock, now: clock.now() };
                 let (used, left) = self.feed(&pending, to, judged, cx);
                 self.keep(pending.get(used..).unwrap_or_default(), left);
-                if left == Left::Blocked {
-                    return;
+                match left {
+                    Left::Blocked => return,
+                    // More is read only when what is held has gone: else it would grow with each such message.
+                    Left::Spliced => continue,
+                    Left::Nothing | Left::Starved => {}
                 }
             }
             let Some(wire) = self.wire.as_mut().filter(|_| stream.flow(self.side) != Flow::Ended) else {

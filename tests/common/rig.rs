@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 /// What a peer of the relay sees and does.
 #[derive(Clone)]
-pub struct Peer(Arc<Mutex<State>>);
+pub struct Peer(pub Arc<Mutex<State>>);
 
 #[derive(Default)]
 pub struct State {
