@@ -2,7 +2,7 @@
 //! same verdicts fall, and what goes on before a cut ends on a frame boundary.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking
 
-use portcullis::ws::{Extensions, Head, Opcode, Ruling, Scanner, Sender, Step, Violation};
+use portcullis::ws::{Extensions, Head, Ruling, Scanner, Sender, Step, Violation};
 use proptest::prelude::*;
 use websocket_sans_io::{WebsocketFrameDecoder, WebsocketFrameEvent};
 
@@ -137,7 +137,6 @@ fn drive(bytes: &[u8], sender: Sender, chunks: &[usize], writes: &[usize], cut_a
                 }
                 Step::Cut(()) => return (output, frames, End::Cut),
                 Step::Violation(violation) => return (output, frames, End::Broken(violation)),
-                Step::Divert { .. } => unreachable!("nothing was diverted"),
             }
         }
     }
@@ -198,41 +197,6 @@ proptest! {
         let cut_up = drive(&bytes, sender, &chunks, &[1, 3], usize::MAX);
         prop_assert_eq!(whole.2, cut_up.2);
         prop_assert!(bytes.starts_with(&whole.0));
-    }
-}
-
-#[test]
-fn a_diverted_frame_is_given_to_its_reader_and_the_next_one_passes() {
-    let mut bytes = Frame { first: 0x81, payload: b"for the gateway".to_vec(), wide: false }.encode(true);
-    let diverted = bytes.len();
-    bytes.extend(Frame { first: 0x82, payload: b"for the service".to_vec(), wide: false }.encode(true));
-    for split in 1..bytes.len() {
-        let mut scanner = Scanner::new(Sender::Client, Extensions::None);
-        let (mut taken, mut passed, mut ends) = (0, 0, 0);
-        let mut waiting = Vec::new();
-        for part in [&bytes[..split], &bytes[split..]] {
-            waiting.extend_from_slice(part);
-            while !waiting.is_empty() {
-                let ruling = |head: &Head| match head.opcode {
-                    Opcode::Text => Ruling::<()>::Divert,
-                    _ => Ruling::Pass,
-                };
-                match scanner.step(&waiting, ruling) {
-                    Step::Divert { bytes, ends: end } => {
-                        taken += bytes;
-                        ends += usize::from(end);
-                        waiting.drain(..bytes);
-                    }
-                    Step::Pass { bytes, .. } => {
-                        passed += bytes;
-                        waiting.drain(..bytes);
-                    }
-                    Step::Hold => break,
-                    other => panic!("{other:?}"),
-                }
-            }
-        }
-        assert_eq!((taken, passed, ends), (diverted, bytes.len() - diverted, 1), "split at {split}");
     }
 }
 

@@ -267,7 +267,7 @@ impl<W: Wire> Leg<W> {
     /// Follows heads up to the side's Close; nothing goes on.
     fn discard(&mut self, bytes: &[u8], judged: &mut Judged<'_>) -> (usize, Left) {
         match self.scanner.step(bytes, |_| Ruling::<CloseReason>::Pass) {
-            Step::Pass { bytes, .. } | Step::Divert { bytes, .. } => (bytes, Left::Nothing),
+            Step::Pass { bytes, .. } => (bytes, Left::Nothing),
             Step::Close { bytes, frame } => {
                 judged.stream.on_close(self.side, frame.code, judged.now);
                 (bytes, Left::Nothing)
@@ -331,7 +331,6 @@ impl<W: Wire> Leg<W> {
                 (length, Left::Nothing)
             }
             Step::Hold => (0, Left::Starved),
-            Step::Divert { bytes, .. } => (bytes, Left::Nothing),
             Step::Cut(Stop::End(reason)) => {
                 judged.stream.on_cut(reason, judged.now);
                 (0, Left::Nothing)

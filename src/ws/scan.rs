@@ -12,8 +12,6 @@ use crate::ws::{CloseFrame, Extensions, Head, Opcode, Sender, Violation};
 pub enum Ruling<C> {
     /// It goes on.
     Pass,
-    /// It goes to whoever asked to read it, not to the other side.
-    Divert,
     /// It does not go, and neither does anything after it; `C` says why.
     Cut(C),
 }
@@ -38,13 +36,6 @@ pub enum Step<C> {
     /// All of these bytes are the start of a head, or of a Close: they wait until more has come. At most
     /// [`Scanner::MAX_HELD`].
     Hold,
-    /// This many bytes belong to a frame that is diverted.
-    Divert {
-        /// Bytes, at least 1.
-        bytes: usize,
-        /// Whether the frame ends with them.
-        ends: bool,
-    },
     /// The frame that begins here does not go.
     Cut(C),
     /// The frame that begins here breaks RFC 6455; where the next one begins cannot be known.
@@ -58,8 +49,6 @@ pub struct Scanner {
     extensions: Extensions,
     /// Bytes of payload that are still to come of the frame under way; 0 on a boundary.
     rest: u64,
-    /// Whether that frame is diverted.
-    diverting: bool,
     /// Whether a fragmented message is under way.
     in_message: bool,
 }
@@ -70,7 +59,7 @@ impl Scanner {
 
     /// A scanner at the first byte after the handshake.
     pub const fn new(sender: Sender, extensions: Extensions) -> Self {
-        Self { sender, extensions, rest: 0, diverting: false, in_message: false }
+        Self { sender, extensions, rest: 0, in_message: false }
     }
 
     /// Whether the position is between two frames.
@@ -88,17 +77,13 @@ impl Scanner {
         self.in_message
     }
 
-    /// Says what may happen to the start of `bytes`, which stand at the scanner's position, and moves past what passes,
-    /// is diverted or closes. `judge` is asked for each frame whose whole head is there and breaks no rule of RFC 6455;
+    /// Says what may happen to the start of `bytes`, which stand at the scanner's position, and moves past what passes
+    /// or closes. `judge` is asked for each frame whose whole head is there and breaks no rule of RFC 6455;
     /// it may be asked twice for the same frame.
     ///
     /// `bytes` must not be empty; with nothing to look at the answer is `Hold`.
     pub fn step<C>(&mut self, bytes: &[u8], mut judge: impl FnMut(&Head) -> Ruling<C>) -> Step<C> {
-        let under_way = self.take_payload(bytes.len());
-        if under_way > 0 && self.diverting {
-            return Step::Divert { bytes: under_way, ends: self.rest == 0 };
-        }
-        let (mut at, mut frames) = (under_way, 0);
+        let (mut at, mut frames) = (self.take_payload(bytes.len()), 0);
         loop {
             let tail = bytes.get(at..).unwrap_or_default();
             if tail.is_empty() && at > 0 {
@@ -106,7 +91,7 @@ impl Scanner {
             }
             let stop = match self.read_head(tail, &mut judge) {
                 Found::Frame(head) => {
-                    self.enter(&head, false);
+                    self.enter(&head);
                     let head_length = usize::from(head.length);
                     at += head_length + self.take_payload(tail.len() - head_length);
                     frames += 1;
@@ -117,7 +102,7 @@ impl Scanner {
             if at > 0 {
                 return Step::Pass { bytes: at, frames };
             }
-            return self.stop(stop, bytes);
+            return Self::stop(stop, bytes);
         }
     }
 
@@ -133,7 +118,7 @@ impl Scanner {
                 debug_assert!(false, "only what has passed is advanced over");
                 return (written, frames);
             };
-            self.enter(&head, false);
+            self.enter(&head);
             frames += 1;
             at += usize::from(head.length);
             at += self.take_payload(written.saturating_sub(at));
@@ -148,9 +133,8 @@ impl Scanner {
         taken
     }
 
-    fn enter(&mut self, head: &Head, divert: bool) {
+    fn enter(&mut self, head: &Head) {
         self.rest = head.payload;
-        self.diverting = divert;
         if !head.opcode.is_control() {
             self.in_message = !head.fin;
         }
@@ -170,23 +154,16 @@ impl Scanner {
         match judge(&head) {
             Ruling::Pass if head.opcode == Opcode::Close => Found::Stop(Stop::Close(head)),
             Ruling::Pass => Found::Frame(head),
-            Ruling::Divert => Found::Stop(Stop::Divert(head)),
             Ruling::Cut(cause) => Found::Stop(Stop::Cut(cause)),
         }
     }
 
     /// What stands at the very start of `bytes` and is not simply a frame that passes.
-    fn stop<C>(&mut self, stop: Stop<C>, bytes: &[u8]) -> Step<C> {
+    fn stop<C>(stop: Stop<C>, bytes: &[u8]) -> Step<C> {
         match stop {
             Stop::Hold => Step::Hold,
             Stop::Cut(cause) => Step::Cut(cause),
             Stop::Violation(violation) => Step::Violation(violation),
-            Stop::Divert(head) => {
-                self.enter(&head, true);
-                let length = usize::from(head.length);
-                let taken = self.take_payload(bytes.len().saturating_sub(length));
-                Step::Divert { bytes: length + taken, ends: self.rest == 0 }
-            }
             Stop::Close(head) => {
                 let start = usize::from(head.length);
                 let end = start + usize::try_from(head.payload).unwrap_or(usize::MAX);
@@ -211,6 +188,5 @@ enum Stop<C> {
     Hold,
     Cut(C),
     Close(Head),
-    Divert(Head),
     Violation(Violation),
 }
