@@ -43,7 +43,7 @@ impl Case {
             name: "bench".into(),
             iss: Some("https://issuer.test".into()),
             aud: vec!["ws".into()],
-            keys,
+            keys: keys.into(),
             leeway: Duration::ZERO,
             skew: Duration::from_secs(5),
             require_exp: true,

@@ -221,7 +221,8 @@ impl Desk {
         if self.0.gateway.draining() {
             return Some("draining\n");
         }
-        let keyless = self.0.issuers.load().iter().all(|issuer| issuer.keys.is_empty());
+        let now = self.0.clock.now().mono;
+        let keyless = self.0.issuers.load().iter().all(|issuer| issuer.keys.is_empty(now));
         keyless.then_some("no issuer has a key\n")
     }
 
@@ -349,7 +350,7 @@ mod tests {
             name: "i".into(),
             iss: None,
             aud: Vec::new(),
-            keys,
+            keys: keys.into(),
             leeway: Duration::ZERO,
             skew: Duration::ZERO,
             require_exp: true,

@@ -78,7 +78,7 @@ pub fn shared_secret(secret: &Secret, iss: Option<String>, aud: Vec<String>) -> 
         name: "verifier".into(),
         iss,
         aud,
-        keys,
+        keys: keys.into(),
         leeway: Duration::ZERO,
         skew: Duration::from_secs(5),
         require_exp: true,

@@ -10,7 +10,7 @@ use super::files::Context;
 use super::problem::{Placed, Problem, nearest};
 use super::server::{duration, name};
 use crate::token::KeyRing;
-use crate::token::keys::{Algorithm, KeyError, is_pem};
+use crate::token::keys::{Algorithm, KeyError, KeyStore, SetRules, is_pem};
 use crate::token::verify::Issuer;
 
 /// The issuers, and the shared secrets among their keys: with these, tokens can be made too.
@@ -50,33 +50,34 @@ fn keys(
     name: Option<&Arc<str>>,
     signing: &mut Vec<SigningKey>,
     context: &Context<'_>,
-) -> KeyRing {
+) -> Arc<KeyStore> {
     let mut ring = KeyRing::default();
     if !typed.has_keys && typed.jwks_file.is_none() {
         let problem = Problem::new(&typed.place, "[[issuer]] has no key");
         context.add(problem.remedy("add [[issuer.key]] with algorithm and secret_file or pem_file, or a jwks_file"));
     }
-    if let Some(file) = &typed.jwks_file
-        && let Some(json) = context.read(file, "the JWK set", "a JWK set (RFC 7517) as the issuer publishes it")
-    {
-        add_jwk_set(&mut ring, &json, file, context);
-    }
     for key in &typed.keys {
         context.mask_secret(key.secret_file.as_ref(), key.secret_env.as_ref());
         add_key(&mut ring, key, name, signing, context);
     }
-    ring
+    let Some(file) = &typed.jwks_file else { return ring.into() };
+    let store = KeyStore::with_set(name.cloned().unwrap_or_default(), ring, true);
+    if let Some(json) = context.read(file, "the JWK set", "a JWK set (RFC 7517) as the issuer publishes it") {
+        add_jwk_set(&store, &json, file, context);
+    }
+    store.into()
 }
 
 /// Adds the keys of a set; those that cannot be used are noted.
-fn add_jwk_set(ring: &mut KeyRing, json: &[u8], file: &Placed<String>, context: &Context<'_>) {
-    match ring.add_jwk_set(json) {
-        Ok(report) => {
-            for skipped in report.skipped {
-                let kid = skipped.kid.map_or_else(String::new, |kid| format!(" ({kid})"));
+fn add_jwk_set(store: &KeyStore, json: &[u8], file: &Placed<String>, context: &Context<'_>) {
+    match KeyRing::from_jwk_set(json, &SetRules { algorithms: Vec::new(), secrets: true }) {
+        Ok((ring, report)) => {
+            for skipped in &report.skipped {
+                let kid = skipped.kid.as_ref().map_or_else(String::new, |kid| format!(" ({kid})"));
                 let number = skipped.index + 1;
                 context.report.note(format!("{}: key {number}{kid} is not used: {}", file.value, skipped.reason));
             }
+            store.install(ring, report, None);
         }
         Err(error) => context
             .add(Problem::new(&file.place, format!("the JWK set cannot be used: {error}")).remedy(

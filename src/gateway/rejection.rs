@@ -114,6 +114,7 @@ impl Rejection {
                 Public::TokenInvalid | Public::TokenMissing | Public::TokenNotYetValid => Refusal::Unauthorized,
                 Public::TokenRevoked => Refusal::Revoked,
                 Public::Forbidden => Refusal::Forbidden,
+                Public::IssuerUnavailable => Refusal::Unavailable,
                 Public::BadRequest | Public::SubprotocolCompanionMissing => return None,
             },
             Self::ForeignOrigin(_) => Refusal::Forbidden,
@@ -188,6 +189,10 @@ fn denied(public: Public) -> Told {
             (StatusCode::UNAUTHORIZED, Some(INVALID))
         }
         Public::Forbidden => (StatusCode::FORBIDDEN, None),
+        Public::IssuerUnavailable => {
+            let retry = Some((header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER)));
+            return Told { status: StatusCode::SERVICE_UNAVAILABLE, reason: public.as_str(), header: retry };
+        }
         Public::BadRequest | Public::SubprotocolCompanionMissing => (StatusCode::BAD_REQUEST, None),
     };
     Told { status, reason: public.as_str(), header: challenge.map(|value| (header::WWW_AUTHENTICATE, value)) }

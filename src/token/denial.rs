@@ -17,6 +17,8 @@ pub enum Public {
     TokenRevoked,
     /// The token is good, but does not allow this.
     Forbidden,
+    /// The issuer's keys are not there, so nothing can be said of the token.
+    IssuerUnavailable,
     /// The request is malformed: two different tokens, or one that is too large.
     BadRequest,
     /// The only subprotocol offered is the token's own entry, so there is none to answer with.
@@ -33,6 +35,7 @@ impl Public {
             Self::TokenInvalid => "token_invalid",
             Self::TokenRevoked => "token_revoked",
             Self::Forbidden => "forbidden",
+            Self::IssuerUnavailable => "issuer_unavailable",
             Self::BadRequest => "bad_request",
             Self::SubprotocolCompanionMissing => "subprotocol_companion_missing",
         }

@@ -8,8 +8,10 @@
 pub(crate) mod der;
 mod jwk;
 mod pem;
+pub mod store;
 
 use std::fmt;
+use std::sync::Arc;
 
 use aws_lc_rs::hmac;
 use aws_lc_rs::signature::{
@@ -19,6 +21,7 @@ use aws_lc_rs::signature::{
 };
 
 use crate::secret::Secret;
+pub use store::{KeyId, KeySet, KeyStore};
 
 /// A signature algorithm (RFC 7518, section 3.1; RFC 8037).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -158,8 +161,17 @@ pub struct SkippedJwk {
     pub reason: String,
 }
 
+/// Which members of a JWK set count.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SetRules {
+    /// The algorithms that count; empty = all. What a key that names none counts for, where several would fit.
+    pub algorithms: Vec<Algorithm>,
+    /// Whether shared secrets (`oct`) count: only in a set that nobody else can read or write.
+    pub secrets: bool,
+}
+
 /// Keys of one issuer.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct KeyRing {
     keys: Vec<Key>,
 }
@@ -169,7 +181,7 @@ impl KeyRing {
     /// 64 bytes.
     pub fn add_secret(&mut self, alg: Algorithm, kid: Option<String>, secret: &Secret) -> Result<(), KeyError> {
         let check = Check::from_secret(alg, secret.expose())?;
-        self.keys.push(Key { algorithm: alg, kid, from_set: false, check });
+        self.keys.push(Key { algorithm: alg, kid, thumbprint: None, check: check.into() });
         Ok(())
     }
 
@@ -177,17 +189,15 @@ impl KeyRing {
     /// X.509 `CERTIFICATE`, of a chain the first. Only the key of a certificate counts, not its dates or its signer.
     pub fn add_pem(&mut self, alg: Algorithm, kid: Option<String>, pem: &[u8]) -> Result<(), KeyError> {
         let check = Check::from_material(alg, &pem::public_key(pem)?)?;
-        self.keys.push(Key { algorithm: alg, kid, from_set: false, check });
+        self.keys.push(Key { algorithm: alg, kid, thumbprint: None, check: check.into() });
         Ok(())
     }
 
-    /// Adds the usable keys of a JWK set (RFC 7517, section 5) from a local file; each must name its `alg` or have
-    /// only one that fits. Members that cannot be used are skipped and reported; a set without a usable key is an
-    /// error, and then nothing was added.
-    pub fn add_jwk_set(&mut self, json: &[u8]) -> Result<JwkSetReport, KeyError> {
-        let (keys, report) = jwk::read_set(json)?;
-        self.keys.extend(keys);
-        Ok(report)
+    /// The usable keys of a JWK set (RFC 7517, section 5); each must name its `alg` or have only one that fits. Members
+    /// that cannot be used are skipped and reported; a set without a usable key is an error.
+    pub fn from_jwk_set(json: &[u8], rules: &SetRules) -> Result<(Self, JwkSetReport), KeyError> {
+        let (keys, report) = jwk::read_set(json, rules)?;
+        Ok((Self { keys }, report))
     }
 
     /// True if there is no key.
@@ -205,37 +215,39 @@ impl KeyRing {
         self.keys.iter().any(|key| key.algorithm == algorithm)
     }
 
-    /// The keys that a token with this algorithm and `kid` may be signed with. A key with a `kid` is only for tokens
+    /// The keys that a token with this algorithm and `kid` may be signed with, each with its place. A key with a `kid` is only for tokens
     /// that name it, but for one case: the only key of its algorithm in a JWK set also serves tokens that name none
     /// (OpenID Connect Core 1.0, section 10.1).
     pub(super) fn candidates<'a>(
         &'a self,
         algorithm: Algorithm,
         kid: Option<&'a str>,
-    ) -> impl Iterator<Item = &'a Key> + 'a {
-        let fitting = move || self.keys.iter().filter(move |key| key.algorithm == algorithm);
+    ) -> impl Iterator<Item = (usize, &'a Key)> + 'a {
+        let fitting = move || self.keys.iter().enumerate().filter(move |(_, key)| key.algorithm == algorithm);
         let alone = fitting().nth(1).is_none();
-        fitting().filter(move |key| match (&key.kid, kid) {
+        fitting().filter(move |(_, key)| match (&key.kid, kid) {
             (None, _) => true,
             (Some(own), Some(wanted)) => own == wanted,
-            (Some(_), None) => key.from_set && alone,
+            (Some(_), None) => key.thumbprint.is_some() && alone,
         })
     }
 }
 
 /// A key, its one algorithm and its name.
+#[derive(Clone)]
 pub(super) struct Key {
     algorithm: Algorithm,
     kid: Option<String>,
-    from_set: bool,
-    check: Check,
+    /// Of a key that came in a set: its JWK thumbprint (RFC 7638, SHA-256).
+    thumbprint: Option<[u8; 32]>,
+    check: Arc<Check>,
 }
 
 impl Key {
     /// Whether `signature` over `signed` was made with this key. The comparison of an HMAC takes the same time
     /// whatever differs.
     pub(super) fn verifies(&self, signed: &[u8], signature: &[u8]) -> bool {
-        match &self.check {
+        match &*self.check {
             Check::Hmac(key) => hmac::verify(key, signed, signature).is_ok(),
             Check::Public(key) => key.verify_sig(signed, signature).is_ok(),
         }

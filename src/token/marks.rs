@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::clock::Wall;
 use crate::secret;
+use crate::token::keys::KeyId;
 
 /// Which claim a revocation names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -73,6 +74,8 @@ pub struct Marks {
     sub: Option<Mark>,
     /// `iat` in whole seconds, rounded down; 0 if there is none: then the token counts as older than any other.
     issued: u64,
+    /// The key that has signed it, if that came in a set.
+    key: Option<KeyId>,
 }
 
 impl Marks {
@@ -87,7 +90,19 @@ impl Marks {
             sid: mark(Kind::Sid),
             sub: mark(Kind::Sub),
             issued: issued.map_or(0, Wall::as_secs),
+            key: None,
         }
+    }
+
+    /// The same, of a token that this key has signed.
+    #[must_use]
+    pub const fn signed_with(self, key: Option<KeyId>) -> Self {
+        Self { key, ..self }
+    }
+
+    /// The key that has signed the token, if that came in a set.
+    pub const fn key(&self) -> Option<KeyId> {
+        self.key
     }
 
     /// The mark of this kind, if the token has one.
@@ -172,6 +187,6 @@ mod tests {
     #[test]
     fn the_marks_of_a_stream_take_no_more_room_than_they_must() {
         assert_eq!(size_of::<Option<Mark>>(), 16);
-        assert_eq!(size_of::<Marks>(), 56);
+        assert_eq!(size_of::<Marks>(), 64);
     }
 }

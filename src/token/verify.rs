@@ -15,7 +15,8 @@ pub use explain::RuleOutcome;
 use crate::clock::Now;
 use crate::secret::Token;
 use crate::token::claims::{Claims, Parts};
-use crate::token::{Answer, Denial, Grant, Judge, KeyRing, Marks, Principal, Public, Purpose, marks};
+use crate::token::keys::{KeyId, KeySet, KeyStore};
+use crate::token::{Answer, Denial, Grant, Judge, Marks, Principal, Public, Purpose, marks};
 use rules::{CLAIM_RULES, Case, HEADER_RULES, Header};
 
 /// The rules of one issuer.
@@ -28,7 +29,7 @@ pub struct Issuer {
     /// The `aud` values of which a token must have at least one; empty if `aud` is not checked (then a token that has one is refused).
     pub aud: Vec<String>,
     /// Its keys.
-    pub keys: KeyRing,
+    pub keys: Arc<KeyStore>,
     /// Added to `exp`, at admission and on the live stream alike. At most 5 min.
     pub leeway: Duration,
     /// Allowed for `nbf` and `iat` only.
@@ -65,6 +66,38 @@ pub struct Verifier {
     pub same: Vec<String>,
 }
 
+/// Why a token is not accepted now.
+#[derive(Clone, Debug)]
+pub enum Refusal {
+    /// It is not good.
+    Denied(Denial),
+    /// It may be good, by a key that is not known here: a newer set could have it.
+    UnknownKey {
+        /// What is said if there is no such key.
+        denial: Denial,
+        /// The issuers whose key it could be.
+        issuers: Vec<Arc<Issuer>>,
+        /// How the token names the key.
+        kid: Option<Box<str>>,
+    },
+}
+
+impl Refusal {
+    /// What is said if nothing else becomes known.
+    pub fn into_denial(self) -> Denial {
+        match self {
+            Self::Denied(denial) | Self::UnknownKey { denial, .. } => denial,
+        }
+    }
+}
+
+impl From<Denial> for Refusal {
+    fn from(denial: Denial) -> Self {
+        Self::Denied(denial)
+    }
+}
+
+/// Judges with the keys that are known; waits for none.
 impl Judge for Verifier {
     fn judge<'a>(&'a self, token: &'a Token, _purpose: Purpose, now: Now) -> Answer<'a> {
         Answer::Ready(self.verify(token, now))
@@ -72,11 +105,16 @@ impl Judge for Verifier {
 }
 
 impl Verifier {
-    /// Judges `token` at the time `now`; what [`Judge::judge`] answers.
+    /// Judges `token` at the time `now` by the keys that are known; what [`Judge::judge`] answers.
+    pub fn verify(&self, token: &Token, now: Now) -> Result<Grant, Denial> {
+        self.attempt(token, now).map_err(Refusal::into_denial)
+    }
+
+    /// Likewise, and tells whether a key that is not known yet could change the verdict.
     ///
     /// Issuers never share keys: a token that names the `iss` of an issuer is tried with the keys of that issuer
     /// only, and any other token only with issuers whose `iss` is not checked.
-    pub fn verify(&self, token: &Token, now: Now) -> Result<Grant, Denial> {
+    pub fn attempt(&self, token: &Token, now: Now) -> Result<Grant, Refusal> {
         let parts = Parts::split(token.expose())?;
         let members = parts.read_header()?;
         for rule in HEADER_RULES {
@@ -86,11 +124,11 @@ impl Verifier {
         let claims = parts.read_claims()?;
         let signature = parts.read_signature()?;
 
-        let (issuer, principal) = self.accept(header, &claims, parts.signed, &signature, now)?;
-        Ok(grant(issuer, principal, token, claims, now))
+        let (issuer, key, principal) = self.accept(header, &claims, parts.signed, &signature, now)?;
+        Ok(grant(issuer, key, principal, token, claims, now))
     }
 
-    /// The issuer by whose keys and rules the token is good, and who it speaks for.
+    /// The issuer by whose keys and rules the token is good, the key if it came in a set, and who it speaks for.
     fn accept(
         &self,
         header: Header<'_>,
@@ -98,34 +136,45 @@ impl Verifier {
         signed: &[u8],
         signature: &[u8],
         now: Now,
-    ) -> Result<(&Issuer, Principal), Denial> {
+    ) -> Result<(&Issuer, Option<KeyId>, Principal), Refusal> {
         // A denial by an issuer that has signed the token says more than one by an issuer that has not.
         let mut by_signer = None;
         let mut by_other = None;
+        let mut may_come = Vec::new();
         for issuer in self.issuers_of(claims) {
-            if let Err(denial) = check_signature(issuer, header, signed, signature) {
-                by_other.get_or_insert(denial);
-                continue;
-            }
+            let key = match check_signature(issuer, header, signed, signature, now) {
+                Ok(key) => key,
+                Err(unsigned) => {
+                    if unsigned.may_come {
+                        may_come.push(Arc::clone(issuer));
+                    }
+                    by_other.get_or_insert(unsigned.denial);
+                    continue;
+                }
+            };
             match self.check_claims(issuer, claims, now) {
-                Ok(principal) => return Ok((issuer, principal)),
+                Ok(principal) => return Ok((issuer, key, principal)),
                 Err(denial) => {
                     by_signer.get_or_insert(denial);
                 }
             }
         }
-        Err(by_signer.or(by_other).unwrap_or_else(|| self.no_issuer(claims)))
+        let denial = match (by_signer, by_other) {
+            (Some(denial), _) => return Err(denial.into()),
+            (None, other) => other.unwrap_or_else(|| self.no_issuer(claims)),
+        };
+        if may_come.is_empty() {
+            return Err(denial.into());
+        }
+        Err(Refusal::UnknownKey { denial, issuers: may_come, kid: header.kid.map(Into::into) })
     }
 
     /// The issuers that may have signed a token with these claims.
-    fn issuers_of<'a, 'c>(&'a self, claims: &'c Claims) -> impl Iterator<Item = &'a Issuer> + use<'a, 'c> {
+    fn issuers_of<'a, 'c>(&'a self, claims: &'c Claims) -> impl Iterator<Item = &'a Arc<Issuer>> + use<'a, 'c> {
         let iss = claims.members.get("iss").and_then(serde_json::Value::as_str);
         let owns = move |issuer: &Issuer| issuer.iss.is_some() && issuer.iss.as_deref() == iss;
         let named = self.issuers.iter().any(|issuer| owns(issuer));
-        self.issuers
-            .iter()
-            .map(Arc::as_ref)
-            .filter(move |issuer| if named { owns(issuer) } else { issuer.iss.is_none() })
+        self.issuers.iter().filter(move |issuer| if named { owns(issuer) } else { issuer.iss.is_none() })
     }
 
     fn no_issuer(&self, claims: &Claims) -> Denial {
@@ -149,42 +198,68 @@ impl Verifier {
     }
 }
 
-/// Whether one of the issuer's keys has signed the token.
-fn check_signature(issuer: &Issuer, header: Header<'_>, signed: &[u8], signature: &[u8]) -> Result<(), Denial> {
-    if !issuer.keys.allows(header.algorithm) {
-        let detail = format!("{} has no key for {}", issuer.name, header.algorithm);
-        return Err(invalid("alg_not_allowed", detail));
-    }
-    let mut tried = 0_usize;
-    for key in issuer.keys.candidates(header.algorithm, header.kid) {
-        tried += 1;
-        if key.verifies(signed, signature) {
-            return Ok(());
-        }
-    }
-    if tried == 0 {
-        let (reason, what) = match header.kid {
-            Some(_) => ("kid_unknown", "the kid that the token names"),
-            None => ("kid_missing", "tokens that name no kid"),
-        };
-        return Err(invalid(reason, format!("{} has no {} key for {what}", issuer.name, header.algorithm)));
-    }
-    let which = match tried {
-        1 => "was not made with the one key".to_owned(),
-        _ => format!("was made with none of the {tried} keys"),
-    };
-    let detail = format!("the signature {which} of {} that fits", issuer.name);
-    Err(invalid("signature_invalid", detail))
+/// A token that no key of an issuer's has signed.
+struct Unsigned {
+    denial: Denial,
+    /// Whether a newer set could have the key.
+    may_come: bool,
 }
 
-fn grant(issuer: &Issuer, principal: Principal, token: &Token, claims: Claims, now: Now) -> Grant {
+/// Which of the issuer's keys has signed the token; it has a name if it came in a set.
+fn check_signature(
+    issuer: &Issuer,
+    header: Header<'_>,
+    signed: &[u8],
+    signature: &[u8],
+    now: Now,
+) -> Result<Option<KeyId>, Unsigned> {
+    let Header { algorithm, kid } = header;
+    let set = issuer.keys.set(now.mono);
+    let set = set.as_deref();
+    let mut tried = 0_usize;
+    for candidate in issuer.keys.candidates(set, algorithm, kid) {
+        tried += 1;
+        if candidate.key.verifies(signed, signature) {
+            return Ok(candidate.id);
+        }
+    }
+    let may_come = issuer.keys.may_come(algorithm, kid, set);
+    Err(Unsigned { denial: unsigned(issuer, header, set, tried), may_come })
+}
+
+/// Why no key of the issuer's has signed the token, after so many were tried.
+fn unsigned(issuer: &Issuer, header: Header<'_>, set: Option<&KeySet>, tried: usize) -> Denial {
+    let Header { algorithm, kid } = header;
+    let name = &issuer.name;
+    if tried > 0 {
+        let which = match tried {
+            1 => "was not made with the one key".to_owned(),
+            _ => format!("was made with none of the {tried} keys"),
+        };
+        return invalid("signature_invalid", format!("the signature {which} of {name} that fits"));
+    }
+    if issuer.keys.has_set() && set.is_none() && issuer.keys.may_come(algorithm, kid, set) {
+        let detail = format!("the keys of {name} are not there: its key set was not fetched yet, or is too old");
+        return Denial::new(Public::IssuerUnavailable, "keys_unavailable", detail);
+    }
+    if !issuer.keys.allows(set, algorithm) {
+        return invalid("alg_not_allowed", format!("{name} has no key for {algorithm}"));
+    }
+    let (reason, what) = match kid {
+        Some(_) => ("kid_unknown", "the kid that the token names"),
+        None => ("kid_missing", "tokens that name no kid"),
+    };
+    invalid(reason, format!("{name} has no {algorithm} key for {what}"))
+}
+
+fn grant(issuer: &Issuer, key: Option<KeyId>, principal: Principal, token: &Token, claims: Claims, now: Now) -> Grant {
     let expiry = rules::expiry(issuer, &claims).map(|expiry| expiry.min(now.wall.saturating_add(FAR)));
     Grant {
         principal,
         expiry,
         issuer: Arc::clone(&issuer.name),
         jti: claims.members.get("jti").and_then(marks::text).map(Into::into),
-        marks: Marks::new(issuer.revoked_as(), &claims.members, claims.iat.and_then(Result::ok)),
+        marks: Marks::new(issuer.revoked_as(), &claims.members, claims.iat.and_then(Result::ok)).signed_with(key),
         fingerprint: token.fingerprint(),
         claims: Arc::new(claims.members),
     }

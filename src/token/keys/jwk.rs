@@ -6,7 +6,8 @@ use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use super::pem::without_leading_zeros;
-use super::{Algorithm, Check, JwkSetReport, Key, KeyError, LoadedJwk, Material, SkippedJwk};
+use super::{Algorithm, Check, JwkSetReport, Key, KeyError, LoadedJwk, Material, SetRules, SkippedJwk};
+use crate::secret;
 use crate::token::claims::json::{Dates, object};
 
 /// More keys than this in one set are a mistake, and a way to make every token costly.
@@ -15,7 +16,7 @@ const MAX_KEYS: usize = 100;
 const MAX_SET: usize = 1024 * 1024;
 
 /// The usable keys of a set, and what became of each member.
-pub(super) fn read_set(json: &[u8]) -> Result<(Vec<Key>, JwkSetReport), KeyError> {
+pub(super) fn read_set(json: &[u8], rules: &SetRules) -> Result<(Vec<Key>, JwkSetReport), KeyError> {
     if json.len() > MAX_SET {
         return Err(KeyError("the JWK set is larger than 1 MiB".into()));
     }
@@ -32,10 +33,11 @@ pub(super) fn read_set(json: &[u8]) -> Result<(Vec<Key>, JwkSetReport), KeyError
     let mut report = JwkSetReport::default();
     for (index, member) in members.iter().enumerate() {
         let kid = member.get("kid").and_then(Value::as_str).map(str::to_owned);
-        match read_member(member) {
+        match read_member(member, rules) {
             Ok((algorithm, check)) => {
+                let thumbprint = Some(thumbprint(member));
                 report.loaded.push(LoadedJwk { algorithm, kid: kid.clone() });
-                keys.push(Key { algorithm, kid, from_set: true, check });
+                keys.push(Key { algorithm, kid, thumbprint, check: check.into() });
             }
             Err(KeyError(reason)) => report.skipped.push(SkippedJwk { index, kid, reason }),
         }
@@ -49,7 +51,7 @@ pub(super) fn read_set(json: &[u8]) -> Result<(Vec<Key>, JwkSetReport), KeyError
     Ok((keys, report))
 }
 
-fn read_member(member: &Value) -> Result<(Algorithm, Check), KeyError> {
+fn read_member(member: &Value, rules: &SetRules) -> Result<(Algorithm, Check), KeyError> {
     let Value::Object(jwk) = member else { return Err(skip("it is not an object")) };
     if !matches!(jwk.get("kid"), None | Some(Value::String(_))) {
         return Err(skip("its kid is not a string"));
@@ -70,6 +72,9 @@ fn read_member(member: &Value) -> Result<(Algorithm, Check), KeyError> {
     }
     let named = named_algorithm(jwk)?;
     if kty == "oct" {
+        if !rules.secrets {
+            return Err(skip("it is a shared secret, and the set came over the network"));
+        }
         let algorithm = named.ok_or_else(|| skip("it names no alg, and HS256, HS384 and HS512 would all fit"))?;
         let secret = Zeroizing::new(bytes(jwk, "k")?);
         if !algorithm.is_hmac() {
@@ -103,6 +108,21 @@ fn public_key(jwk: &Map<String, Value>, kty: &str) -> Result<(Material, Option<A
         },
         _ => Err(skip("its kty is not RSA, EC, OKP or oct")),
     }
+}
+
+/// The JWK thumbprint (RFC 7638, section 3) of a key that was found good, with SHA-256.
+fn thumbprint(member: &Value) -> [u8; 32] {
+    // Every member that any kind requires, in their order; `member` has those of its own kind, all of them strings.
+    let required = ["crv", "e", "k", "kty", "n", "x", "y"];
+    let present = required.into_iter().filter_map(|name| Some((name, member.get(name)?)));
+    let of_kind = present.filter(|(name, _)| match member.get("kty").and_then(Value::as_str) {
+        Some("RSA") => ["e", "kty", "n"].contains(name),
+        Some("EC") => ["crv", "kty", "x", "y"].contains(name),
+        Some("OKP") => ["crv", "kty", "x"].contains(name),
+        _ => ["k", "kty"].contains(name),
+    });
+    let text: Vec<String> = of_kind.map(|(name, value)| format!("\"{name}\":{value}")).collect();
+    secret::sha256(Zeroizing::new(format!("{{{}}}", text.join(","))).as_bytes())
 }
 
 fn named_algorithm(jwk: &Map<String, Value>) -> Result<Option<Algorithm>, KeyError> {

@@ -85,7 +85,7 @@ impl Pairs {
         ring
     }
 
-    fn jwk(&self, algorithm: Algorithm) -> Value {
+    pub(in crate::token) fn jwk(&self, algorithm: Algorithm) -> Value {
         let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
         match algorithm {
             Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512 => {
@@ -120,7 +120,7 @@ pub(crate) fn pem(label: &str, der: &[u8]) -> String {
 }
 
 fn verifies(ring: &KeyRing, algorithm: Algorithm, kid: Option<&str>, message: &[u8], signature: &[u8]) -> bool {
-    ring.candidates(algorithm, kid).any(|key| key.verifies(message, signature))
+    ring.candidates(algorithm, kid).any(|(_, key)| key.verifies(message, signature))
 }
 
 fn error<T>(result: Result<T, KeyError>) -> String {
@@ -130,12 +130,16 @@ fn error<T>(result: Result<T, KeyError>) -> String {
     }
 }
 
+/// A set from a local file.
+fn set(json: &str) -> Result<(KeyRing, JwkSetReport), KeyError> {
+    KeyRing::from_jwk_set(json.as_bytes(), &SetRules { algorithms: Vec::new(), secrets: true })
+}
+
 #[test]
 fn every_algorithm_verifies_what_its_own_key_signed_and_nothing_else() {
     for algorithm in Algorithm::ALL {
         let ring = pairs().ring(algorithm, None);
-        let mut from_jwk = KeyRing::default();
-        from_jwk.add_jwk_set(json!({"keys": [pairs().jwk(algorithm)]}).to_string().as_bytes()).unwrap();
+        let (from_jwk, _) = set(&json!({"keys": [pairs().jwk(algorithm)]}).to_string()).unwrap();
         let signature = pairs().sign(algorithm, b"message");
         for ring in [&ring, &from_jwk] {
             assert!(verifies(ring, algorithm, None, b"message", &signature), "{algorithm}");
@@ -348,15 +352,14 @@ fn members_of_a_jwk_set_that_cannot_be_used_are_skipped_with_the_reason() {
         (changed(Algorithm::HS256, json!({"alg": "RS256"})), "RS256 needs an RSA key"),
     ];
     for (member, expected) in &rows {
-        let text = error(KeyRing::default().add_jwk_set(json!({"keys": [member]}).to_string().as_bytes()));
+        let text = error(set(&json!({"keys": [member]}).to_string()));
         assert!(text.contains("no usable key: key 0: ") && text.contains(expected), "{text} (wanted: {expected})");
     }
 
     let mut members: Vec<Value> = rows.into_iter().map(|(member, _)| member).collect();
     let skipped = members.len();
     members.push(changed(Algorithm::ES256, json!({"kid": "good", "use": "sig", "key_ops": ["sign", "verify"]})));
-    let mut ring = KeyRing::default();
-    let report = ring.add_jwk_set(json!({"keys": members, "other": 1}).to_string().as_bytes()).unwrap();
+    let (ring, report) = set(&json!({"keys": members, "other": 1}).to_string()).unwrap();
     assert_eq!(report.loaded, [LoadedJwk { algorithm: Algorithm::ES256, kid: Some("good".into()) }]);
     assert_eq!(report.skipped.len(), skipped);
     assert!(report.skipped.iter().enumerate().all(|(index, skipped)| skipped.index == index));
@@ -376,7 +379,7 @@ fn a_text_that_is_no_jwk_set_is_an_error() {
         ("{\"keys\":[]}", "the list is empty"),
         (&many, "at most 100"),
     ] {
-        let text = error(KeyRing::default().add_jwk_set(text.as_bytes()));
+        let text = error(set(text));
         assert!(text.contains(expected), "{text} (wanted: {expected})");
     }
 }
@@ -391,15 +394,14 @@ fn a_key_with_a_kid_serves_only_tokens_that_name_it() {
 
     let mut jwk = pairs().jwk(Algorithm::ES256);
     jwk["kid"] = "a".into();
-    let mut set = KeyRing::default();
-    set.add_jwk_set(json!({"keys": [jwk]}).to_string().as_bytes()).unwrap();
+    let (one, _) = set(&json!({"keys": [jwk]}).to_string()).unwrap();
     assert_eq!(
-        (count(&set, Some("a")), count(&set, Some("b")), count(&set, None)),
+        (count(&one, Some("a")), count(&one, Some("b")), count(&one, None)),
         (1, 0, 1),
         "the only one of its set"
     );
-    set.add_jwk_set(json!({"keys": [jwk]}).to_string().as_bytes()).unwrap();
-    assert_eq!(count(&set, None), 0, "no longer the only one");
+    let (two, _) = set(&json!({"keys": [jwk, jwk]}).to_string()).unwrap();
+    assert_eq!(count(&two, None), 0, "no longer the only one");
 }
 
 #[test]

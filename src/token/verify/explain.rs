@@ -59,18 +59,18 @@ impl Verifier {
                 failed("issuer", &self.no_issuer(claims))
             });
         }
-        let chosen: Vec<&Issuer> = match &claims {
+        let chosen: Vec<&std::sync::Arc<Issuer>> = match &claims {
             Some(claims) if known => self.issuers_of(claims).collect(),
-            _ => self.issuers.iter().map(AsRef::as_ref).collect(),
+            _ => self.issuers.iter().collect(),
         };
         for issuer in chosen {
             let from = outcomes.len();
             outcomes.push(match (header, &signature) {
                 (None, _) => untried("signature", "the header does not say how to check it"),
                 (_, Err(denial)) => failed("signature", denial),
-                (Some(header), Ok(signature)) => match check_signature(issuer, header, parts.signed, signature) {
-                    Ok(()) => passed("signature", format!("{} with a key of {}", header.algorithm, issuer.name)),
-                    Err(denial) => failed("signature", &denial),
+                (Some(header), Ok(signature)) => match check_signature(issuer, header, parts.signed, signature, now) {
+                    Ok(_) => passed("signature", format!("{} with a key of {}", header.algorithm, issuer.name)),
+                    Err(unsigned) => failed("signature", &unsigned.denial),
                 },
             });
             if let Some(claims) = &claims {

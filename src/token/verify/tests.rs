@@ -39,7 +39,7 @@ fn issuer(name: &str, algorithm: Algorithm) -> Issuer {
         name: name.into(),
         iss: None,
         aud: vec![],
-        keys: pairs().ring(algorithm, None),
+        keys: pairs().ring(algorithm, None).into(),
         leeway: Duration::ZERO,
         skew: Duration::from_secs(5),
         require_exp: true,
@@ -348,7 +348,7 @@ fn issuers_of_one_route_never_share_keys() {
 fn the_kid_selects_the_key() {
     let mut ring = pairs().ring(Algorithm::HS256, Some("good"));
     ring.add_secret(Algorithm::HS256, Some("other".into()), &Secret::new((0..32).collect())).unwrap();
-    let route = verifier(vec![Issuer { keys: ring, ..issuer("default", Algorithm::HS256) }]);
+    let route = verifier(vec![Issuer { keys: ring.into(), ..issuer("default", Algorithm::HS256) }]);
     for (header, expected) in [
         (r#"{"alg":"HS256","kid":"good"}"#, ""),
         (r#"{"alg":"HS256","kid":"other"}"#, "signature_invalid"),
