@@ -31,6 +31,8 @@ pub mod tls;
 pub mod wire;
 // The service's side: connect under a deadline, upgrade, check the answer.
 pub mod upstream;
+// The one small HTTPS client: key sets, discovery documents, token endpoints.
+pub mod fetch;
 // One future per stream: signals, deadline, both pumps, the closing handshake.
 pub mod relay;
 // The one maker of [`admission::Admitted`].

@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use rustls::pki_types::pem::PemObject as _;
+use rustls::ClientConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
-use rustls_platform_verifier::BuilderVerifierExt as _;
+
+use crate::upstream::trust::{self, RootsError, roots, trusting};
 
 /// Why no TLS config can be made.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
     /// The PEM text holds no certificate that can sign others.
     #[error("the CA file holds no certificate in PEM that can be used: {0}")]
-    Ca(String),
+    Ca(#[from] RootsError),
     /// The own certificate cannot be shown.
     #[error("the client certificate and its key cannot be used: {0}")]
     Own(rustls::Error),
@@ -34,32 +34,16 @@ pub fn trust_as(
     ca: Option<&[u8]>,
     own: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
 ) -> Result<Arc<ClientConfig>, TrustError> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(TrustError::Setup)?;
-    let builder = match ca {
-        Some(pem) => builder.with_root_certificates(roots(pem)?),
-        None => builder.with_platform_verifier().map_err(TrustError::System)?,
-    };
+    let builder = trusting(ca.map(roots).transpose()?).map_err(|error| match error {
+        trust::TrustError::System(error) => TrustError::System(error),
+        trust::TrustError::Setup(error) => TrustError::Setup(error),
+    })?;
     let mut config = match own {
         Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(TrustError::Own)?,
         None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
-}
-
-fn roots(pem: &[u8]) -> Result<RootCertStore, TrustError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(pem) {
-        let certificate = certificate.map_err(|error| TrustError::Ca(error.to_string()))?;
-        roots.add(certificate).map_err(|error| TrustError::Ca(error.to_string()))?;
-    }
-    if roots.is_empty() {
-        return Err(TrustError::Ca("no certificate found".into()));
-    }
-    Ok(roots)
 }
 
 #[cfg(test)]
@@ -69,10 +53,6 @@ mod tests {
     #[test]
     fn a_ca_file_without_a_certificate_is_refused() {
         assert!(matches!(trust(Some(b"")), Err(TrustError::Ca(_))));
-        assert!(matches!(
-            trust(Some(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")),
-            Err(TrustError::Ca(_))
-        ));
         let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         assert!(trust(Some(key.cert.pem().as_bytes())).is_ok());
     }

@@ -3,15 +3,14 @@
 use std::sync::Arc;
 
 use http::Uri;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls_platform_verifier::BuilderVerifierExt as _;
+use rustls::pki_types::ServerName;
 
 use super::file;
 use super::files::Context;
 use super::problem::{Placed, Problem};
 use super::server::positive;
-use crate::upstream;
+use crate::upstream::trust::{RootsError, TrustError, trusting};
+use crate::upstream::{self, trust};
 
 /// The service of a route, if it is said right.
 pub(super) fn upstream(typed: &file::Route, context: &Context<'_>) -> Option<upstream::Config> {
@@ -24,7 +23,7 @@ pub(super) fn upstream(typed: &file::Route, context: &Context<'_>) -> Option<ups
             context.add(Problem::new(&url.place, message).remedy(remedy));
             // What else is wrong is told in the same run.
             if let Some(file) = &typed.upstream_ca {
-                roots(file, context);
+                roots(file, "upstream_ca", context);
             }
             if let Some(name) = &typed.upstream_name {
                 server_name(&name.value, name, context);
@@ -87,26 +86,22 @@ fn parse(url: &str) -> Result<(bool, String, u16), (String, String)> {
 fn tls(typed: &file::Route, host: &str, url: &Placed<String>, context: &Context<'_>) -> Option<upstream::Tls> {
     let name = typed.upstream_name.as_ref().map_or(host, |name| &name.value);
     let server_name = server_name(name, typed.upstream_name.as_ref().unwrap_or(url), context);
-    let builder = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions();
-    let builder = match builder {
-        Ok(builder) => builder,
+    let ca = match &typed.upstream_ca {
+        Some(file) => Some(roots(file, "upstream_ca", context)?),
+        None => None,
+    };
+    let mut config = match trusting(ca) {
+        Ok(builder) => builder.with_no_client_auth(),
         Err(error) => {
-            context.add(Problem::new(&url.place, format!("TLS cannot be set up: {error}")));
+            let problem = Problem::new(&url.place, error.to_string());
+            context.add(match error {
+                TrustError::System(_) => {
+                    problem.remedy("install the package ca-certificates, or name the CA with upstream_ca")
+                }
+                TrustError::Setup(_) => problem,
+            });
             return None;
         }
-    };
-    let mut config = match &typed.upstream_ca {
-        Some(file) => builder.with_root_certificates(roots(file, context)?).with_no_client_auth(),
-        None => match builder.with_platform_verifier() {
-            Ok(builder) => builder.with_no_client_auth(),
-            Err(error) => {
-                let problem =
-                    Problem::new(&url.place, format!("the system's root certificates cannot be used: {error}"));
-                context.add(problem.remedy("install the package ca-certificates, or name the CA with upstream_ca"));
-                return None;
-            }
-        },
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Some(upstream::Tls { config: Arc::new(config), server_name: server_name? })
@@ -121,24 +116,21 @@ fn server_name(name: &str, at: &Placed<String>, context: &Context<'_>) -> Option
     parsed
 }
 
-/// The certificates of a file, at least one.
-fn roots(file: &Placed<String>, context: &Context<'_>) -> Option<rustls::RootCertStore> {
-    let pem = context.read(file, "the CA", "the certificate, PEM, that has signed the service's certificate")?;
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let added = certificate.map_err(|error| error.to_string());
-        let added = added.and_then(|certificate| roots.add(certificate).map_err(|error| error.to_string()));
-        if let Err(error) = added {
-            context.add(Problem::new(&file.place, format!("a certificate in `upstream_ca` cannot be used: {error}")));
-            return None;
+/// The certificates of the file that `key` names, at least one.
+pub(super) fn roots(file: &Placed<String>, key: &str, context: &Context<'_>) -> Option<rustls::RootCertStore> {
+    let pem = context.read(file, "the CA", "the certificate, PEM, that has signed the other side's certificate")?;
+    match trust::roots(&pem) {
+        Ok(roots) => Some(roots),
+        Err(RootsError::Broken(error)) => {
+            context.add(Problem::new(&file.place, format!("a certificate in `{key}` cannot be used: {error}")));
+            None
+        }
+        Err(RootsError::Empty) => {
+            let problem = Problem::new(&file.place, "the file has no certificate");
+            context.add(problem.remedy("PEM is wanted: it begins with -----BEGIN CERTIFICATE-----"));
+            None
         }
     }
-    if roots.is_empty() {
-        let problem = Problem::new(&file.place, "the file has no certificate");
-        context.add(problem.remedy("PEM is wanted: it begins with -----BEGIN CERTIFICATE-----"));
-        return None;
-    }
-    Some(roots)
 }
 
 #[cfg(test)]

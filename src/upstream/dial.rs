@@ -45,7 +45,7 @@ pub fn tune(socket: &SockRef<'_>) {
 
 /// Tries one address after the other. Each gets an equal share of the time, so that one that swallows packets leaves some
 /// for the next.
-async fn any_of(addresses: &[SocketAddr], time: Duration) -> io::Result<TcpStream> {
+pub(crate) async fn any_of(addresses: &[SocketAddr], time: Duration) -> io::Result<TcpStream> {
     let share = time / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in addresses {

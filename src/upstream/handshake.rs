@@ -90,7 +90,7 @@ async fn other(response: Response<Incoming>) -> Response<Bytes> {
 }
 
 /// Polls `connection` for as long as `work` needs it.
-async fn alongside<O>(connection: impl Future, work: impl Future<Output = O>) -> O {
+pub(crate) async fn alongside<O>(connection: impl Future, work: impl Future<Output = O>) -> O {
     let (mut connection, mut work) = (pin!(connection), pin!(work));
     let mut connected = true;
     loop {

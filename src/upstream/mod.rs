@@ -6,6 +6,7 @@
 
 pub mod dial;
 pub mod handshake;
+pub mod trust;
 
 use std::sync::Arc;
 use std::time::Duration;

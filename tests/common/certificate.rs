@@ -34,18 +34,29 @@ impl Authority {
 
     /// A certificate chain and its key for `names`, PEM.
     pub fn leaf(&self, names: &[&str]) -> (String, String) {
+        self.leaf_with(names, |_| {})
+    }
+
+    /// Likewise; `change` may make it a bad one.
+    pub fn leaf_with(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> (String, String) {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let mut params = CertificateParams::new(names).expect("names");
         params.distinguished_name.push(DnType::CommonName, "portcullis test");
+        change(&mut params);
         let key = KeyPair::generate().expect("key");
         let leaf = params.signed_by(&key, &self.issuer).expect("leaf");
         (leaf.pem(), key.serialize_pem())
     }
 
+    /// Its own certificate, PEM.
+    pub fn pem(&self) -> String {
+        self.issuer.pem()
+    }
+
     /// Writes `ca.pem`, `cert.pem` and `key.pem` (for localhost, 127.0.0.1 and ::1) into `folder`.
     pub fn write(&self, folder: &Path) {
         let (leaf, key) = self.leaf(&["localhost", "127.0.0.1", "::1"]);
-        std::fs::write(folder.join("ca.pem"), self.issuer.pem()).expect("ca.pem");
+        std::fs::write(folder.join("ca.pem"), self.pem()).expect("ca.pem");
         std::fs::write(folder.join("cert.pem"), leaf).expect("cert.pem");
         std::fs::write(folder.join("key.pem"), key).expect("key.pem");
     }

@@ -18,6 +18,7 @@ mod backend;
 mod certificate;
 mod gateway;
 mod link;
+mod origin;
 pub mod real;
 pub mod rig;
 pub mod site;
@@ -33,6 +34,7 @@ pub use self::{
     certificate::Authority,
     gateway::{Gateway, Signal, config, field, folder},
     link::{Frame, Link, Reply, Role, op},
+    origin::{Call, Origin},
     token::{ISSUER, SECRET, claims, mint, now, sign, token},
 };
 
