@@ -69,7 +69,7 @@ pub async fn verdict(token: &Token, judge: &dyn Judge, purpose: Purpose, now: No
         Answer::Ready(verdict) => verdict,
         Answer::Later(verdict) => tokio::time::timeout(PATIENCE, verdict).await.unwrap_or_else(|_| {
             Err(Denial::new(
-                Public::TokenInvalid,
+                Public::IssuerUnavailable,
                 "judge_timeout",
                 "no verdict in time: the issuer's keys are not there",
             ))

@@ -23,6 +23,7 @@ use crate::admin::{self, AdminError, Desk};
 use crate::clock::{Clock, StepDetector, Wall};
 use crate::config::{Config, Server};
 use crate::gateway::{self, Gateway};
+use crate::jwks::{self, Missing, Source};
 use crate::listen::validity::Validity;
 use crate::listen::{self, ListenError, Listener, ListenerHandle};
 use crate::registry::Registry;
@@ -80,6 +81,7 @@ pub struct Running {
     /// An operator wants the gateway to leave.
     leave: CancellationToken,
     ticker: Arc<Ticker>,
+    context: jwks::Context,
     current: Mutex<Current>,
 }
 
@@ -90,9 +92,17 @@ struct Current {
     admin: admin::Config,
     revocation: revocation::Config,
     listeners: Vec<(listen::Config, ListenerHandle)>,
+    sources: Vec<Arc<Source>>,
+    /// Ends those that fetch them.
+    fetching: CancellationToken,
 }
 
 impl App {
+    /// Gets the key sets that must be there before anybody is served.
+    pub async fn prepare(config: &Config, clock: &Clock) -> Result<(), Vec<Missing>> {
+        jwks::prepare(&config.sources, &[], clock).await
+    }
+
     /// Opens every listener and serves. Nothing is served unless all of them could be opened.
     ///
     /// Must be called within a tokio runtime.
@@ -143,14 +153,23 @@ impl App {
             metrics: metrics.clone(),
             clock: clock.clone(),
             issuers: ArcSwap::from_pointee(config.issuers),
+            sources: ArcSwap::from_pointee(config.sources.clone()),
             leave: leave.clone(),
         });
         admin.run(&desk, &stop_admin);
         let ticker = Arc::new(Ticker::default());
         tokio::spawn(ticker.clone().run(clock.clone(), registry.clone(), gateway.clone()));
         tokio::spawn(expire(revocations, clock.clone(), ticker.stop.clone()));
+        let context = jwks::Context {
+            clock: clock.clone(),
+            registry: registry.clone(),
+            metrics: metrics.clone(),
+            stop: ticker.stop.clone(),
+        };
+        let fetching = run_sources(&config.sources, &context);
+        let sources = config.sources;
         let (server, log, admin, revocation) = (config.server, config.log, config.admin, config.revocation);
-        let current = Mutex::new(Current { server, log, admin, revocation, listeners: current });
+        let current = Mutex::new(Current { server, log, admin, revocation, listeners: current, sources, fetching });
         Ok(Running {
             addresses,
             gateway,
@@ -164,6 +183,7 @@ impl App {
             stop_admin,
             leave,
             ticker,
+            context,
             current,
         })
     }
@@ -195,6 +215,12 @@ impl Running {
         &self.registry
     }
 
+    /// Gets the key sets of a new config that are not known yet, before it is put into force.
+    pub async fn prepare(&self, config: &Config) -> Result<(), Vec<Missing>> {
+        let before = self.current.lock().unwrap_or_else(PoisonError::into_inner).sources.clone();
+        jwks::prepare(&config.sources, &before, &self.clock).await
+    }
+
     /// Puts a new config into force: routes, keys and certificates, all or nothing. Live streams go on under the rules
     /// that they began with; those of a route whose name is gone end with 1012.
     ///
@@ -215,7 +241,7 @@ impl Running {
         self.metrics.certificates(certificate_ends(&config));
         self.metrics.reloaded(true, self.clock.now().wall);
         identify(self.registry.revocations(), &config.issuers, self.clock.now().wall);
-        self.desk.replace_issuers(config.issuers);
+        self.desk.replace_issuers(config.issuers, config.sources.clone());
         for (handle, certificates) in prepared {
             handle.commit(certificates);
         }
@@ -227,6 +253,7 @@ impl Running {
             warnings.push(format!("the route `{gone}` is gone: its streams end with 1012"));
         }
         self.ticker.sweep(&self.registry, &self.gateway);
+        self.replace_sources(&mut current, &config.sources);
         let Current { server, listeners, .. } = &mut *current;
         server.drain_window = config.server.drain_window;
         server.drain_timeout = config.server.drain_timeout;
@@ -236,6 +263,20 @@ impl Running {
             }
         }
         Ok(warnings)
+    }
+
+    /// Has the key sets of a new config kept fresh in the place of the old ones.
+    fn replace_sources(&self, current: &mut Current, sources: &[Arc<Source>]) {
+        current.fetching.cancel();
+        // What came since the new config was prepared.
+        jwks::take_over(sources, &current.sources);
+        for source in sources.iter().filter(|source| source.closes_on_removal()) {
+            if let Some(before) = current.sources.iter().find(|before| before.issuer() == source.issuer()) {
+                self.registry.keys_changed(&source.store().change_since(before.store()));
+            }
+        }
+        current.fetching = run_sources(sources, &self.context);
+        current.sources = sources.to_vec();
     }
 
     /// Ends everything in order: no new connections, new streams are refused with 503, live ones get their Close
@@ -293,6 +334,15 @@ impl Ticker {
         self.sweeps.store(SWEEPS, Ordering::Relaxed);
         end_strays(registry, gateway);
     }
+}
+
+/// Keeps these key sets fresh until what is returned is cancelled.
+fn run_sources(sources: &[Arc<Source>], context: &jwks::Context) -> CancellationToken {
+    let stop = context.stop.child_token();
+    for source in sources {
+        tokio::spawn(source.clone().run(jwks::Context { stop: stop.clone(), ..context.clone() }));
+    }
+    stop
 }
 
 /// Takes out revocations that have ended, once a second.

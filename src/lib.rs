@@ -35,6 +35,8 @@ pub mod upstream;
 pub mod fetch;
 // One future per stream: signals, deadline, both pumps, the closing handshake.
 pub mod relay;
+// Key sets by file, URL or OIDC discovery: when they are fetched, and the judge that waits for one.
+pub mod jwks;
 // The one maker of [`admission::Admitted`].
 pub mod admission;
 // The tower pipeline from a request to a `101` or a refusal.

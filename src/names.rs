@@ -89,6 +89,12 @@ pub mod metric {
     pub const RELOAD_SUCCESSFUL: &str = "portcullis_config_last_reload_successful";
     /// When the config in force was read.
     pub const RELOAD_TIME: &str = "portcullis_config_last_reload_success_timestamp_seconds";
+    /// Attempts to fetch an issuer's key set, by issuer and result.
+    pub const KEY_FETCHES: &str = "portcullis_jwks_refresh_total";
+    /// When an issuer's key set was last seen.
+    pub const KEYS_SEEN: &str = "portcullis_jwks_last_success_timestamp_seconds";
+    /// Keys that count, by issuer.
+    pub const KEYS: &str = "portcullis_issuer_keys";
     /// When the first certificate of a listener ends.
     pub const CERTIFICATE: &str = "portcullis_tls_cert_expiry_timestamp_seconds";
     /// Revocations in force.
@@ -103,7 +109,10 @@ pub mod metric {
     pub const PROCESS_START: &str = "process_start_time_seconds";
 
     /// All of them.
-    pub const ALL: [&str; 17] = [
+    pub const ALL: [&str; 20] = [
+        KEY_FETCHES,
+        KEYS_SEEN,
+        KEYS,
         STREAMS,
         UPGRADES,
         CLOSED,

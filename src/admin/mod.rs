@@ -8,6 +8,7 @@ mod bans;
 mod crowd;
 mod door;
 mod error;
+mod keys;
 mod listener;
 mod page;
 mod reply;
@@ -31,6 +32,7 @@ pub use error::AdminError;
 
 use crate::clock::Clock;
 use crate::gateway::Gateway;
+use crate::jwks::Source;
 use crate::listen::CertificateFiles;
 use crate::registry::Registry;
 use crate::revocation::Revocations;
@@ -120,6 +122,8 @@ pub struct Parts {
     pub clock: Clock,
     /// The issuers in force.
     pub issuers: ArcSwap<Vec<Arc<Issuer>>>,
+    /// Where their key sets come from.
+    pub sources: ArcSwap<Vec<Arc<Source>>>,
     /// Cancelled when an operator wants the gateway to leave.
     pub leave: CancellationToken,
 }
@@ -179,8 +183,9 @@ impl Desk {
     }
 
     /// Has the issuers of a new config count.
-    pub fn replace_issuers(&self, issuers: Vec<Arc<Issuer>>) {
+    pub fn replace_issuers(&self, issuers: Vec<Arc<Issuer>>, sources: Vec<Arc<Source>>) {
         self.0.issuers.store(issuers.into());
+        self.0.sources.store(sources.into());
     }
 
     /// What both listeners tell, if that is what is asked for.
@@ -188,7 +193,7 @@ impl Desk {
         match path {
             "/livez" => Some(text(StatusCode::OK, "live\n")),
             "/readyz" => Some(match self.unready() {
-                None => text(StatusCode::OK, "ready\n"),
+                None => text(StatusCode::OK, self.ready()),
                 Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, why),
             }),
             "/metrics" => {
@@ -226,6 +231,15 @@ impl Desk {
         keyless.then_some("no issuer has a key\n")
     }
 
+    /// Ready, and which issuers are without keys all the same: a gateway that serves the tokens of others is of more use than
+    /// none.
+    fn ready(&self) -> String {
+        let now = self.0.clock.now().mono;
+        let issuers = self.0.issuers.load();
+        let keyless = issuers.iter().filter(|issuer| issuer.keys.is_empty(now));
+        keyless.fold("ready\n".to_owned(), |text, issuer| text + "issuer " + &issuer.name + " has no key\n")
+    }
+
     fn metrics(&self) -> String {
         let Parts { gateway, registry, revocations, metrics, .. } = &*self.0;
         let tally = registry.tally();
@@ -235,7 +249,14 @@ impl Desk {
                 streams.push((name, 0));
             }
         }
+        let (mono, sources) = (self.0.clock.now().mono, self.0.sources.load());
+        let seen = |issuer: &Issuer| {
+            sources.iter().find(|source| *source.issuer() == issuer.name).and_then(|source| source.last_success())
+        };
+        let issuers = self.0.issuers.load();
+        let keys = issuers.iter().map(|issuer| (issuer.name.clone(), issuer.keys.len(mono), seen(issuer)));
         metrics.render(&Snapshot {
+            keys: keys.collect(),
             streams,
             upward: tally.upward,
             downward: tally.downward,
@@ -301,12 +322,15 @@ impl Answers for Operators {
         match (&head.method, parts.as_slice()) {
             (&Method::GET | &Method::HEAD, ["streams"]) => desk.streams(head.uri.query()),
             (&Method::DELETE, ["streams", id]) => desk.end(id),
+            (&Method::GET | &Method::HEAD, ["keys"]) => desk.keys(),
             (&Method::GET | &Method::HEAD, ["revocations"]) => desk.bans(head.uri.query()),
             (&Method::POST, ["revocations"]) => desk.ban(&body).await,
             (&Method::DELETE, ["revocations", id]) => desk.lift(id).await,
             (&Method::POST, ["drain"]) => desk.drain(),
             (&Method::GET | &Method::HEAD, ["metrics"]) => desk.probe(path).await.unwrap_or_else(not_found),
-            (_, ["streams" | "revocations" | "drain" | "metrics"] | ["streams" | "revocations", _]) => not_allowed(),
+            (_, ["streams" | "keys" | "revocations" | "drain" | "metrics"] | ["streams" | "revocations", _]) => {
+                not_allowed()
+            }
             _ if open.is_some() || told => not_allowed(),
             _ => not_found(),
         }
@@ -371,6 +395,7 @@ mod tests {
             metrics,
             clock,
             issuers: ArcSwap::from_pointee(vec![issuer(KeyRing::default())]),
+            sources: ArcSwap::default(),
             leave: CancellationToken::new(),
         })
     }
@@ -401,7 +426,7 @@ mod tests {
         let mut keys = KeyRing::default();
         let secret = Secret::new(b"0123456789abcdef0123456789abcdef".to_vec());
         keys.add_secret(crate::token::keys::Algorithm::from_name("HS256").unwrap(), None, &secret).unwrap();
-        desk.replace_issuers(vec![issuer(KeyRing::default()), issuer(keys)]);
+        desk.replace_issuers(vec![issuer(KeyRing::default()), issuer(keys)], Vec::new());
         assert_eq!(ready().await, 200);
         desk.0.gateway.begin_drain(Duration::ZERO);
         assert_eq!(ready().await, 503);

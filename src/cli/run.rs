@@ -17,6 +17,7 @@ use super::{ConfigFile, Failure};
 use crate::app::{App, Running};
 use crate::clock::Clock;
 use crate::config::{self, Config};
+use crate::jwks::Missing;
 
 /// Arguments of `portcullis reload`.
 #[derive(Debug, Args)]
@@ -65,7 +66,15 @@ async fn serve(file: &ConfigFile, config: Config) -> Result<(), Failure> {
         Some(path) => Some(PidFile::write(path.clone()).await?),
         None => None,
     };
-    let running = App::start(config, Clock::system()).map_err(anyhow::Error::from)?;
+    let clock = Clock::system();
+    tokio::select! {
+        prepared = App::prepare(&config, &clock) => prepared.map_err(|missing| anyhow!("{}", listed(&missing)))?,
+        name = terminations.next() => {
+            tracing::info!(signal = name, "leaving before the issuers' keys were there");
+            return Ok(());
+        }
+    }
+    let running = App::start(config, clock).map_err(anyhow::Error::from)?;
     loop {
         tokio::select! {
             name = terminations.next() => {
@@ -96,6 +105,17 @@ async fn serve(file: &ConfigFile, config: Config) -> Result<(), Failure> {
 async fn reload_into(running: &Running, path: PathBuf) {
     let shown = path.display().to_string();
     let loaded = tokio::task::spawn_blocking(move || config::load(&path, config::environment())).await;
+    let loaded = match loaded {
+        Ok(Ok(config)) => {
+            if let Err(missing) = running.prepare(&config).await {
+                running.reload_failed();
+                tracing::error!(config = %shown, error = %listed(&missing), "reload refused: the old config goes on");
+                return;
+            }
+            Ok(Ok(config))
+        }
+        other => other,
+    };
     match loaded {
         Ok(Ok(config)) => match running.reload(config) {
             Ok(notes) => {
@@ -122,6 +142,10 @@ async fn reload_into(running: &Running, path: PathBuf) {
             tracing::error!(config = %shown, %error, "reload failed: the old config goes on");
         }
     }
+}
+
+fn listed(missing: &[Missing]) -> String {
+    missing.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// Checks the config, then asks the running process to take it over.

@@ -13,6 +13,7 @@ pub(super) fn codes(typed: &file::Close, context: &Context<'_>) -> CloseCodes {
     for (typed, text) in [
         (&typed.expired, &mut codes.expired),
         (&typed.revoked, &mut codes.revoked),
+        (&typed.key_removed, &mut codes.key_removed),
         (&typed.stream_limit, &mut codes.stream_limit),
         (&typed.idle, &mut codes.idle),
         (&typed.drain, &mut codes.drain),

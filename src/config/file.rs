@@ -3,7 +3,11 @@
 //! The reading code below is the one list of keys. serde is not used: it stops at the first mistake, and all of them
 //! are to be told in one run.
 
+mod issuer;
+
 use std::time::Duration;
+
+pub(super) use issuer::{Issuer, IssuerKey};
 
 use super::problem::{Place, Placed, Report};
 use super::section::Section;
@@ -96,36 +100,6 @@ pub(super) struct Certificate {
     pub(super) key: Key<String>,
 }
 
-/// `[[issuer]]`
-#[derive(Debug)]
-pub(super) struct Issuer {
-    pub(super) place: Place,
-    pub(super) name: Key<String>,
-    pub(super) iss: Key<String>,
-    pub(super) aud: Key<List>,
-    pub(super) jwks_file: Key<String>,
-    pub(super) leeway: Key<Duration>,
-    pub(super) skew: Key<Duration>,
-    pub(super) require_exp: Key<bool>,
-    pub(super) max_lifetime: Key<Duration>,
-    pub(super) required_claims: Key<List>,
-    /// Whether there is any `[[issuer.key]]`, even if it cannot be read.
-    pub(super) has_keys: bool,
-    pub(super) keys: Vec<IssuerKey>,
-}
-
-/// `[[issuer.key]]`
-#[derive(Debug)]
-pub(super) struct IssuerKey {
-    pub(super) place: Place,
-    pub(super) algorithm: Key<String>,
-    pub(super) secret_file: Key<String>,
-    pub(super) secret_env: Key<String>,
-    pub(super) pem_file: Key<String>,
-    pub(super) pem_env: Key<String>,
-    pub(super) kid: Key<String>,
-}
-
 /// `[[route]]`
 #[derive(Debug)]
 pub(super) struct Route {
@@ -200,6 +174,7 @@ pub(super) struct Close {
     pub(super) preset: Key<String>,
     pub(super) expired: Option<CloseText>,
     pub(super) revoked: Option<CloseText>,
+    pub(super) key_removed: Option<CloseText>,
     pub(super) stream_limit: Option<CloseText>,
     pub(super) idle: Option<CloseText>,
     pub(super) drain: Option<CloseText>,
@@ -243,7 +218,7 @@ pub(super) fn read(root: &Table, report: &Report) -> File {
         top.missing_section("[[route]]", "a name and an upstream");
     }
     let listeners = listeners.unwrap_or_default().into_iter().map(listener).collect();
-    let issuers = issuers.unwrap_or_default().into_iter().map(issuer).collect();
+    let issuers = issuers.unwrap_or_default().into_iter().map(issuer::issuer).collect();
     let routes = routes.unwrap_or_default().into_iter().map(route).collect();
     top.finish();
     File { server, log, probes, admin, revocation, listeners, issuers, routes }
@@ -328,40 +303,6 @@ fn certificate(mut s: Section<'_>) -> Certificate {
     pair
 }
 
-fn issuer(mut s: Section<'_>) -> Issuer {
-    let keys = s.table_list("key", "issuer.key", "[[issuer.key]]");
-    let issuer = Issuer {
-        place: s.place.clone(),
-        name: s.needed("name", "\"default\""),
-        iss: s.text("iss", "\"https://issuer.example\""),
-        aud: s.texts("aud", "[\"chat\"]"),
-        jwks_file: s.text("jwks_file", "\"certs/jwks.json\""),
-        leeway: s.duration("leeway"),
-        skew: s.duration("skew"),
-        require_exp: s.boolean("require_exp"),
-        max_lifetime: s.duration("max_lifetime"),
-        required_claims: s.texts("required_claims", "[\"sub\"]"),
-        has_keys: s.has("key"),
-        keys: keys.into_iter().map(issuer_key).collect(),
-    };
-    s.finish();
-    issuer
-}
-
-fn issuer_key(mut s: Section<'_>) -> IssuerKey {
-    let key = IssuerKey {
-        place: s.place.clone(),
-        algorithm: s.needed("algorithm", "\"HS256\""),
-        secret_file: s.secret_source("secret_file", "\"certs/token.secret\""),
-        secret_env: s.secret_source("secret_env", "\"TOKEN_SECRET\""),
-        pem_file: s.text("pem_file", "\"certs/issuer.pem\""),
-        pem_env: s.text("pem_env", "\"ISSUER_PEM\""),
-        kid: s.text("kid", "\"2026-11\""),
-    };
-    s.finish();
-    key
-}
-
 fn route(mut s: Section<'_>) -> Route {
     let close = s.table("close", "route.close", "close", CLOSE).map(close).unwrap_or_default();
     let route = Route {
@@ -442,6 +383,7 @@ fn close(mut s: Section<'_>) -> Close {
         preset,
         expired: text("expired", "{ code = 3000, reason = \"token expired\" }"),
         revoked: text("revoked", "{ code = 3003, reason = \"token revoked\" }"),
+        key_removed: text("key_removed", "{ code = 3000, reason = \"key removed\" }"),
         stream_limit: text("stream_limit", "{ code = 3000, reason = \"stream limit\" }"),
         idle: text("idle", "{ code = 3008, reason = \"idle\" }"),
         drain: text("drain", "{ code = 1012, reason = \"service restart\" }"),

@@ -7,20 +7,31 @@ use std::time::Duration;
 use super::SigningKey;
 use super::file;
 use super::files::Context;
+use super::key_sets::key_set;
 use super::problem::{Placed, Problem, nearest};
 use super::server::{duration, name};
+use crate::jwks;
 use crate::token::KeyRing;
 use crate::token::keys::{Algorithm, KeyError, KeyStore, SetRules, is_pem};
 use crate::token::verify::Issuer;
 
-/// The issuers, and the shared secrets among their keys: with these, tokens can be made too.
-pub(super) fn issuers(typed: &[file::Issuer], context: &Context<'_>) -> (Vec<Arc<Issuer>>, Vec<SigningKey>) {
+/// What the issuers of a config come to.
+#[derive(Default)]
+pub(super) struct Issuers {
+    pub(super) all: Vec<Arc<Issuer>>,
+    /// Where the key sets of those that have one come from.
+    pub(super) sources: Vec<Arc<jwks::Source>>,
+    /// The shared secrets among their keys: with these, tokens can be made too.
+    pub(super) signing: Vec<SigningKey>,
+}
+
+/// The issuers, and their keys.
+pub(super) fn issuers(typed: &[file::Issuer], context: &Context<'_>) -> Issuers {
     let mut names = BTreeMap::new();
-    let mut issuers = Vec::new();
-    let mut signing = Vec::new();
+    let mut found = Issuers::default();
     for typed in typed {
         let name: Option<Arc<str>> = name(typed.name.as_ref(), "issuer", &mut names, context).map(Into::into);
-        let keys = keys(typed, name.as_ref(), &mut signing, context);
+        let keys = keys(typed, name.as_ref(), &mut found, context);
         let leeway = tolerance(typed.leeway.as_ref(), "leeway", 0, context);
         let skew = tolerance(typed.skew.as_ref(), "skew", 5_000, context);
         let required_claims = texts(typed.required_claims.as_ref(), "required_claims", context);
@@ -30,9 +41,9 @@ pub(super) fn issuers(typed: &[file::Issuer], context: &Context<'_>) -> (Vec<Arc
             context.add(problem.remedy("leave the key out if `iss` is not to be checked"));
         }
         let Some(name) = name else { continue };
-        issuers.push(Arc::new(Issuer {
+        found.all.push(Arc::new(Issuer {
             name,
-            iss: typed.iss.as_ref().map(|iss| iss.value.clone()),
+            iss: typed.iss.as_ref().or(typed.set.discovery.as_ref()).map(|iss| iss.value.clone()),
             aud,
             keys,
             leeway,
@@ -42,35 +53,39 @@ pub(super) fn issuers(typed: &[file::Issuer], context: &Context<'_>) -> (Vec<Arc
             required_claims,
         }));
     }
-    (issuers, signing)
+    found
 }
 
-fn keys(
-    typed: &file::Issuer,
-    name: Option<&Arc<str>>,
-    signing: &mut Vec<SigningKey>,
-    context: &Context<'_>,
-) -> Arc<KeyStore> {
+fn keys(typed: &file::Issuer, name: Option<&Arc<str>>, found: &mut Issuers, context: &Context<'_>) -> Arc<KeyStore> {
     let mut ring = KeyRing::default();
-    if !typed.has_keys && typed.jwks_file.is_none() {
+    if !typed.has_keys && !typed.set.is_there() {
         let problem = Problem::new(&typed.place, "[[issuer]] has no key");
-        context.add(problem.remedy("add [[issuer.key]] with algorithm and secret_file or pem_file, or a jwks_file"));
+        context.add(problem.remedy(
+            "add [[issuer.key]] with algorithm and secret_file or pem_file; or discovery, jwks_url or jwks_file",
+        ));
     }
     for key in &typed.keys {
         context.mask_secret(key.secret_file.as_ref(), key.secret_env.as_ref());
-        add_key(&mut ring, key, name, signing, context);
+        add_key(&mut ring, key, name, &mut found.signing, context);
     }
-    let Some(file) = &typed.jwks_file else { return ring.into() };
-    let store = KeyStore::with_set(name.cloned().unwrap_or_default(), ring, true);
-    if let Some(json) = context.read(file, "the JWK set", "a JWK set (RFC 7517) as the issuer publishes it") {
-        add_jwk_set(&store, &json, file, context);
+    // Only what is on this machine may hold secrets.
+    let rules = SetRules { algorithms: Vec::new(), secrets: typed.set.file.is_some() };
+    let (Ok(Some(config)), name) = (key_set(typed, rules.clone(), context), name.cloned().unwrap_or_default()) else {
+        return ring.into();
+    };
+    let store = Arc::new(KeyStore::with_set(name.clone(), ring, rules.secrets));
+    if let Some(file) = &typed.set.file
+        && let Some(json) = context.read(file, "the JWK set", "a JWK set (RFC 7517) as the issuer publishes it")
+    {
+        add_jwk_set(&store, &json, &rules, file, context);
     }
-    store.into()
+    found.sources.push(Arc::new(jwks::Source::new(name, config, store.clone())));
+    store
 }
 
 /// Adds the keys of a set; those that cannot be used are noted.
-fn add_jwk_set(store: &KeyStore, json: &[u8], file: &Placed<String>, context: &Context<'_>) {
-    match KeyRing::from_jwk_set(json, &SetRules { algorithms: Vec::new(), secrets: true }) {
+fn add_jwk_set(store: &KeyStore, json: &[u8], rules: &SetRules, file: &Placed<String>, context: &Context<'_>) {
+    match KeyRing::from_jwk_set(json, rules) {
         Ok((ring, report)) => {
             for skipped in &report.skipped {
                 let kid = skipped.kid.as_ref().map_or_else(String::new, |kid| format!(" ({kid})"));

@@ -13,6 +13,7 @@ mod door;
 mod file;
 mod files;
 mod issuers;
+mod key_sets;
 mod problem;
 mod renewal;
 mod routes;
@@ -32,6 +33,7 @@ pub use problem::{Place, Placed, Problem, Problems};
 
 use crate::gateway::route::Route;
 use crate::gateway::waiting;
+use crate::jwks::Source;
 use crate::listen;
 use crate::secret::Secret;
 use crate::token::Verifier;
@@ -52,6 +54,8 @@ pub struct Config {
     pub verifiers: Vec<(Arc<str>, Arc<Verifier>)>,
     /// The issuers.
     pub issuers: Vec<Arc<Issuer>>,
+    /// Where their key sets come from.
+    pub sources: Vec<Arc<Source>>,
     /// The shared secrets of the issuers: with these, tokens can be made.
     pub signing: Vec<SigningKey>,
     /// The probes and admin listeners.
@@ -175,14 +179,15 @@ fn mean(file: &file::File, context: &Context<'_>) -> Config {
     let server = server::server(&file.server, context);
     let log = server::log(&file.log, context);
     let (listeners, leaves) = server::listeners(&file.listeners, context);
-    let (issuers, signing) = issuers::issuers(&file.issuers, context);
+    let issuers = issuers::issuers(&file.issuers, context);
     let known: Vec<&str> = file.issuers.iter().filter_map(|typed| Some(typed.name.as_ref()?.value.as_str())).collect();
     let routes::Routes { routes, verifiers } = routes::routes(&file.routes, &issuers, &known, context);
     let hosts: Vec<&str> = routes.iter().flat_map(|route| &route.hosts).map(String::as_str).collect();
     server::note_uncovered(&hosts, &leaves, context);
     let (admin, revocation) = (admin::admin(file, context), admin::revocation(&file.revocation, context));
     let notes = context.report.notes();
-    Config { server, listeners, routes, verifiers, issuers, signing, admin, revocation, log, notes }
+    let issuers::Issuers { all: issuers, sources, signing } = issuers;
+    Config { server, listeners, routes, verifiers, issuers, sources, signing, admin, revocation, log, notes }
 }
 
 /// Variables of our prefix that set nothing are mistakes, unless the config names them as the place of a secret.

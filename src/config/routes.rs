@@ -11,6 +11,7 @@ use super::closes::codes;
 use super::door::{first_message, reject};
 use super::file;
 use super::files::Context;
+use super::issuers::Issuers;
 use super::problem::{Place, Placed, Problem, nearest, suggest};
 use super::renewal::renewal;
 use super::server::{duration, name, positive};
@@ -18,6 +19,7 @@ use super::upstreams::upstream;
 use crate::gateway::headers::spelling;
 use crate::gateway::path::ambiguity;
 use crate::gateway::route::{Identity, Rewrite, Route};
+use crate::jwks::Waiting;
 use crate::stream::Limits;
 use crate::token::Verifier;
 use crate::token::verify::Issuer;
@@ -29,7 +31,8 @@ pub(super) struct Routes {
 }
 
 /// `known` are all names of issuers, also of those that have mistakes of their own.
-pub(super) fn routes(typed: &[file::Route], issuers: &[Arc<Issuer>], known: &[&str], context: &Context<'_>) -> Routes {
+pub(super) fn routes(typed: &[file::Route], from: &Issuers, known: &[&str], context: &Context<'_>) -> Routes {
+    let issuers = &from.all;
     let mut names = BTreeMap::new();
     let mut places: BTreeMap<(String, String), Place> = BTreeMap::new();
     let mut all = Routes { routes: Vec::new(), verifiers: Vec::new() };
@@ -74,7 +77,7 @@ pub(super) fn routes(typed: &[file::Route], issuers: &[Arc<Issuer>], known: &[&s
             carriers,
             first_message: first_message.map(Arc::new),
             reject,
-            judge: verifier,
+            judge: Arc::new(Waiting::new(verifier, &from.sources)),
             origins,
             upstream,
             host,

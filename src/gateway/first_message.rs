@@ -244,7 +244,7 @@ async fn ended(guard: &mut Guard, deadline: Deadline, clock: &Clock) -> Unopened
             Signal::End => return Unopened::Ended(CloseReason::EndedByOperator),
             Signal::RouteGone => return Unopened::Ended(CloseReason::RouteGone),
             Signal::Drain => return Unopened::Ended(CloseReason::Drain),
-            Signal::Revoke | Signal::Recheck | Signal::Renew => {}
+            Signal::Revoke | Signal::KeyRemoved | Signal::Recheck | Signal::Renew => {}
         }
     }
 }
@@ -380,6 +380,7 @@ impl From<Unusable> for Unopened {
 }
 
 /// What is heard while the service is dialled: all but fresh tokens, which are the relay's.
-const ENDING: [Signal; 5] = [Signal::Revoke, Signal::End, Signal::RouteGone, Signal::Drain, Signal::Recheck];
+const ENDING: [Signal; 6] =
+    [Signal::Revoke, Signal::KeyRemoved, Signal::End, Signal::RouteGone, Signal::Drain, Signal::Recheck];
 /// How long one whose place was needed may take to go.
 const CROWDED: Duration = Duration::from_secs(1);

@@ -33,6 +33,7 @@ use crate::gateway::{Body, Shared, path, renew};
 use crate::names::{self, field};
 use crate::registry::{Caps, Entry, Guard, Standing};
 use crate::relay::{self, Early, Relay};
+use crate::revocation::Cause;
 use crate::secret::{Opaque, OpaqueHash};
 use crate::stream::{CloseReason, Deadline, Signal};
 use crate::token::marks::Kind;
@@ -204,7 +205,7 @@ pub(super) fn still_good(guard: &Guard, deadline: Deadline, now: Now) -> Result<
 fn not_revoked(guard: &Guard, now: Now) -> Result<(), Rejection> {
     match guard.revoked(now) {
         None => Ok(()),
-        Some(kind) => Err(revoked(kind).into()),
+        Some(cause) => Err(revoked(cause).into()),
     }
 }
 
@@ -213,17 +214,21 @@ impl Shared {
     pub(super) fn unrevoked(&self, grant: Grant) -> Result<Grant, Denial> {
         match self.registry.revoked(&grant.marks, self.clock.now()) {
             None => Ok(grant),
-            Some(kind) => Err(revoked(kind)),
+            Some(cause) => Err(revoked(cause)),
         }
     }
 }
 
 /// Why a token that is revoked is refused.
-fn revoked(kind: Kind) -> Denial {
-    let detail = match kind {
-        Kind::Jti => "the token's jti is revoked",
-        Kind::Sid => "the token's sid is revoked",
-        Kind::Sub => "the token's sub is revoked",
+fn revoked(cause: Cause) -> Denial {
+    let detail = match cause {
+        Cause::Claim(Kind::Jti) => "the token's jti is revoked",
+        Cause::Claim(Kind::Sid) => "the token's sid is revoked",
+        Cause::Claim(Kind::Sub) => "the token's sub is revoked",
+        Cause::Key => {
+            let detail = "the key that has signed the token was taken back by its issuer";
+            return Denial::new(Public::TokenInvalid, "key_removed", detail);
+        }
     };
     Denial::new(Public::TokenRevoked, "revoked", detail)
 }

@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::clock::{Now, Wall};
 use crate::registry::{Guard, Place, Registry, Signals, Standing, lock};
-use crate::revocation::{Ban, Revocations};
+use crate::revocation::{Ban, Cause, Revocations};
 use crate::secret::Fingerprint;
 use crate::stream::{Signal, Traffic};
 use crate::token::Marks;
-use crate::token::marks::Kind;
+use crate::token::keys::store::Change;
 
 /// A live stream, for its operator.
 #[derive(Clone, Debug)]
@@ -120,6 +120,24 @@ impl Registry {
         told
     }
 
+    /// Has the streams whose present token was signed with a key that is gone end; how many. Tokens of such keys that were
+    /// verified before are refused from now on.
+    pub fn keys_changed(&self, change: &Change) -> usize {
+        self.0.revocations.keys_changed(change);
+        let mut told = 0;
+        if !change.removed.is_empty() {
+            self.walk(&self.ids(), |_, place| {
+                // As for bans: under this lock a renewal changes the token.
+                let standing = lock(&place.standing);
+                if standing.marks.key().is_some_and(|key| change.removed.contains(&key)) {
+                    self.put(place, Signal::KeyRemoved);
+                    told += 1;
+                }
+            });
+        }
+        told
+    }
+
     /// `jti` and marks of a live stream's present token.
     pub fn token_of(&self, id: u64) -> Option<(Option<Box<str>>, Marks)> {
         let place = self.lock().places.get(&id).cloned()?;
@@ -127,8 +145,8 @@ impl Registry {
         Some((standing.jti.clone(), standing.marks))
     }
 
-    /// By which claim a token with these marks is revoked, if it is.
-    pub fn revoked(&self, marks: &Marks, now: Now) -> Option<Kind> {
+    /// Why a token with these marks no longer counts, if it does not.
+    pub fn revoked(&self, marks: &Marks, now: Now) -> Option<Cause> {
         self.0.revocations.find(marks, now.wall)
     }
 
@@ -147,8 +165,8 @@ impl Registry {
 }
 
 impl Guard {
-    /// By which claim the stream's present token is revoked, if it is.
-    pub fn revoked(&self, now: Now) -> Option<Kind> {
+    /// Why the stream's present token no longer counts, if it does not.
+    pub fn revoked(&self, now: Now) -> Option<Cause> {
         let marks = lock(&self.place.standing).marks;
         self.registry.revocations.find(&marks, now.wall)
     }
@@ -167,7 +185,7 @@ impl Guard {
     /// under which both are seen is the one under which bans look for streams.
     pub fn stand<T, E>(&self, change: impl FnOnce() -> Result<(Standing, T), E>, revoked: E) -> Result<T, E> {
         let mut standing = lock(&self.place.standing);
-        if self.is_told(Signal::Revoke) {
+        if self.is_told(Signal::Revoke) || self.is_told(Signal::KeyRemoved) {
             return Err(revoked);
         }
         let (new, changed) = change()?;
@@ -215,6 +233,7 @@ mod tests {
     use crate::registry::{Caps, Entry};
     use crate::secret::fingerprint;
     use crate::token::Principal;
+    use crate::token::marks::Kind;
 
     fn standing(jti: &str) -> Standing {
         let marks = Marks::new("i", json!({ "jti": jti }).as_object().unwrap(), None);

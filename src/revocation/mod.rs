@@ -7,7 +7,7 @@
 mod disk;
 mod table;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +21,8 @@ use table::Table;
 use crate::clock::Wall;
 use crate::secret;
 use crate::token::Marks;
+use crate::token::keys::KeyId;
+use crate::token::keys::store;
 use crate::token::marks::{Kind, Mark};
 use crate::token::verify::Issuer;
 
@@ -106,6 +108,15 @@ impl std::fmt::Display for Id {
     }
 }
 
+/// Why a token that was verified no longer counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// A ban names this claim of it.
+    Claim(Kind),
+    /// The key that has signed it is no longer its issuer's.
+    Key,
+}
+
 /// There is no room for another ban; none is ever taken out to make some.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("as many revocations as [revocation] max_entries allows")]
@@ -124,6 +135,8 @@ pub struct Revocations(Arc<Shared>);
 struct Shared {
     table: RwLock<Table>,
     most: usize,
+    /// Keys that their issuers have taken back of late, the latest last.
+    keys: RwLock<VecDeque<KeyId>>,
     /// Bans for which there was no room.
     refused: AtomicU64,
     disk: Option<Arc<Mutex<Disk>>>,
@@ -152,12 +165,26 @@ impl Revocations {
     fn with(table: Table, disk: Option<Disk>, most: usize) -> Self {
         let disk = disk.map(|disk| Arc::new(Mutex::new(disk)));
         let (table, writing) = (RwLock::new(table), tokio::sync::Mutex::default());
-        Self(Arc::new(Shared { table, most, refused: AtomicU64::new(0), disk, writing }))
+        Self(Arc::new(Shared { table, most, keys: RwLock::default(), refused: AtomicU64::new(0), disk, writing }))
     }
 
-    /// By which claim a token with these marks is banned at `now`, if it is.
-    pub fn find(&self, marks: &Marks, now: Wall) -> Option<Kind> {
-        self.read().find(marks, now)
+    /// Why a token with these marks does not count at `now`, if it does not.
+    pub fn find(&self, marks: &Marks, now: Wall) -> Option<Cause> {
+        if let Some(kind) = self.read().find(marks, now) {
+            return Some(Cause::Claim(kind));
+        }
+        let keys = self.0.keys.read().unwrap_or_else(PoisonError::into_inner);
+        marks.key().filter(|key| keys.contains(key)).map(|_| Cause::Key)
+    }
+
+    /// Has tokens of these keys count no longer, or again. Only the latest few are remembered: no new token of such a key is
+    /// found good, so only those count that were verified just before, and do not live yet.
+    pub fn keys_changed(&self, change: &store::Change) {
+        let mut keys = self.0.keys.write().unwrap_or_else(PoisonError::into_inner);
+        keys.retain(|key| !change.added.contains(key) && !change.removed.contains(key));
+        keys.extend(&change.removed);
+        let excess = keys.len().saturating_sub(KEYS);
+        keys.drain(..excess);
     }
 
     /// Puts a ban in force. One that is there already gets the later of both ends: a ban is never shortened by another.
@@ -304,6 +331,8 @@ impl Revocations {
 
 /// For how long after its end a ban is kept.
 const GRACE: Duration = Duration::from_secs(3600);
+/// Keys that were taken back, of which is known.
+const KEYS: usize = 1_000;
 /// Bans that are copied under one hold of the lock.
 const PAGE: usize = 1000;
 /// Names of issuers that are told.

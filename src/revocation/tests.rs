@@ -39,7 +39,7 @@ fn a_ban_finds_what_it_names_of_its_own_issuer_and_nothing_else() {
         }
         assert_eq!(revocations.find(&token, now), None);
         revocations.insert(ban(kind, value), now).unwrap();
-        assert_eq!(revocations.find(&token, now), Some(kind));
+        assert_eq!(revocations.find(&token, now), Some(Cause::Claim(kind)));
         assert_eq!(revocations.find(&marks("other", "j", "u", None), now), None);
         assert_eq!(revocations.find(&token, wall(1_000)), None, "its end has come");
     }
@@ -118,11 +118,11 @@ async fn a_clock_that_steps_ahead_and_back_costs_no_ban() {
         revocations.expire(wall(4_500)).await.unwrap();
         assert_eq!(revocations.find(&token, wall(4_500)), None, "it has ended");
         assert_eq!((revocations.count(wall(4_500)), revocations.list(None, 9, wall(4_500))), (0, Vec::new()));
-        assert_eq!(revocations.find(&token, wall(20)), Some(Kind::Sub));
+        assert_eq!(revocations.find(&token, wall(20)), Some(Cause::Claim(Kind::Sub)));
         assert_eq!(revocations.count(wall(20)), 1);
     }
     let revocations = Revocations::open(&config(&path)).unwrap();
-    assert_eq!(revocations.find(&token, wall(20)), Some(Kind::Sub));
+    assert_eq!(revocations.find(&token, wall(20)), Some(Cause::Claim(Kind::Sub)));
     revocations.expire(wall(4_600)).await.unwrap();
     assert_eq!(len(&revocations), 0);
     drop(revocations);

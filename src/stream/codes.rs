@@ -39,6 +39,8 @@ pub struct CloseCodes {
     pub expired: CloseText,
     /// The token was revoked.
     pub revoked: CloseText,
+    /// The key that has signed the token is no longer its issuer's.
+    pub key_removed: CloseText,
     /// The stream has lived as long as the route allows.
     pub stream_limit: CloseText,
     /// Nothing was heard for too long.
@@ -80,6 +82,7 @@ impl CloseCodes {
             Preset::GraphqlWs => Self {
                 expired: CloseText::known(4403, "token expired"),
                 revoked: CloseText::known(4401, "token revoked"),
+                key_removed: CloseText::known(4403, "key removed"),
                 stream_limit: CloseText::known(4403, "stream limit"),
                 rate_limited: CloseText::known(1013, "rate limited"),
                 unauthorized: CloseText::known(4401, ""),
@@ -90,6 +93,7 @@ impl CloseCodes {
             Preset::Centrifuge => Self {
                 expired: CloseText::known(3005, "token expired"),
                 revoked: CloseText::known(3500, "token revoked"),
+                key_removed: CloseText::known(3005, "key removed"),
                 stream_limit: CloseText::known(3005, "stream limit"),
                 rate_limited: CloseText::known(1013, "rate limited"),
                 protocol: CloseText::known(3500, "protocol error"),
@@ -105,6 +109,7 @@ impl CloseCodes {
         Self {
             expired: CloseText::known(3000, "token expired"),
             revoked: CloseText::known(3003, "token revoked"),
+            key_removed: CloseText::known(3000, "key removed"),
             stream_limit: CloseText::known(3000, "stream limit"),
             idle: CloseText::known(3008, "idle"),
             drain: CloseText::known(1012, "service restart"),
@@ -139,6 +144,7 @@ impl CloseCodes {
         match reason {
             CloseReason::Expired => &self.expired,
             CloseReason::Revoked => &self.revoked,
+            CloseReason::KeyRemoved => &self.key_removed,
             CloseReason::StreamLimit => &self.stream_limit,
             CloseReason::Idle => &self.idle,
             CloseReason::Drain | CloseReason::RouteGone | CloseReason::EndedByOperator => &self.drain,
@@ -181,6 +187,7 @@ mod tests {
     fn comes_back(codes: &CloseCodes, fatal: impl Fn(&CloseText) -> bool) {
         let back = [
             &codes.expired,
+            &codes.key_removed,
             &codes.stream_limit,
             &codes.idle,
             &codes.auth_timeout,

@@ -240,7 +240,8 @@ impl Stream {
             Signal::RouteGone if self.reason.is_none() => self.end(CloseReason::RouteGone, now),
             Signal::End if self.reason.is_none() => self.end(CloseReason::EndedByOperator, now),
             Signal::Revoke if !self.is_ending() => self.end(CloseReason::Revoked, now),
-            Signal::Drain | Signal::End | Signal::RouteGone | Signal::Revoke => {}
+            Signal::KeyRemoved if !self.is_ending() => self.end(CloseReason::KeyRemoved, now),
+            Signal::Drain | Signal::End | Signal::RouteGone | Signal::Revoke | Signal::KeyRemoved => {}
         }
     }
 

@@ -19,6 +19,8 @@ pub use renewal::{RenewalError, Terms};
 pub enum Signal {
     /// The token was revoked.
     Revoke,
+    /// The key that has signed the token is no longer its issuer's.
+    KeyRemoved,
     /// An operator ends it.
     End,
     /// The route is gone after a reload.
@@ -33,7 +35,8 @@ pub enum Signal {
 
 impl Signal {
     /// All of them, in their order.
-    pub const ALL: [Self; 6] = [Self::Revoke, Self::End, Self::RouteGone, Self::Drain, Self::Renew, Self::Recheck];
+    pub const ALL: [Self; 7] =
+        [Self::Revoke, Self::KeyRemoved, Self::End, Self::RouteGone, Self::Drain, Self::Renew, Self::Recheck];
 }
 
 /// One of the two sides of a stream. The one pair of words for them, everywhere.

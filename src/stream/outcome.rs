@@ -40,6 +40,8 @@ pub enum CloseReason {
     EndedByOperator,
     /// The token has expired.
     Expired,
+    /// The key that has signed the token is no longer its issuer's.
+    KeyRemoved,
     /// A frame of the client breaks RFC 6455.
     ClientProtocol,
     /// A frame of the service breaks RFC 6455.
@@ -70,6 +72,7 @@ impl CloseReason {
             Self::RouteGone => "route_gone",
             Self::EndedByOperator => "ended_by_operator",
             Self::Expired => "token_expired",
+            Self::KeyRemoved => "key_removed",
             Self::ClientProtocol => "client_protocol_error",
             Self::UpstreamProtocol => "upstream_protocol_error",
             Self::TooBig => "too_big",
@@ -94,6 +97,7 @@ impl CloseReason {
             | Self::TooBig
             | Self::RateLimited
             | Self::Revoked
+            | Self::KeyRemoved
             | Self::StreamLimit
             | Self::Idle => By::Gateway,
         }

@@ -45,6 +45,9 @@ struct Inner {
     reload_successful: Gauge,
     reload_time: Gauge,
     certificates: Family<Listener, Gauge>,
+    key_fetches: Family<KeyFetch, Counter>,
+    keys_seen: Family<Issuer, Gauge>,
+    keys: Family<Issuer, Gauge>,
     revocations: Gauge,
     revocations_capacity: Gauge,
     revocations_refused: Counter,
@@ -59,6 +62,8 @@ pub struct Snapshot {
     pub upward: Traffic,
     /// From services to clients, likewise.
     pub downward: Traffic,
+    /// Keys that count, of each issuer; and, of one that has a key set, when that was last seen.
+    pub keys: Vec<(Arc<str>, usize, Option<Wall>)>,
     /// Bans in force.
     pub revocations: usize,
     /// How many there may be.
@@ -102,6 +107,17 @@ struct Listener {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Issuer {
+    issuer: Arc<str>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KeyFetch {
+    issuer: Arc<str>,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Build {
     version: &'static str,
 }
@@ -123,6 +139,9 @@ impl Metrics {
             reload_successful: Gauge::default(),
             reload_time: Gauge::default(),
             certificates: Family::default(),
+            key_fetches: Family::default(),
+            keys_seen: Family::default(),
+            keys: Family::default(),
             revocations: Gauge::default(),
             revocations_capacity: Gauge::default(),
             revocations_refused: Counter::default(),
@@ -174,6 +193,12 @@ impl Metrics {
         }
     }
 
+    /// An issuer's key set was asked for; whether a good one came.
+    pub fn keys_fetched(&self, issuer: &Arc<str>, good: bool) {
+        let result = if good { "ok" } else { "failed" };
+        self.0.key_fetches.get_or_create(&KeyFetch { issuer: issuer.clone(), result }).inc();
+    }
+
     /// The certificates in use: the earliest end of each listener's.
     pub fn certificates(&self, ends: impl IntoIterator<Item = (String, Wall)>) {
         self.0.certificates.clear();
@@ -194,6 +219,15 @@ impl Metrics {
             // A stream that ends while all are summed up may be missed once: a counter never goes back.
             inner.frames.get_or_create(&labels).inner().fetch_max(traffic.frames, Ordering::Relaxed);
             inner.bytes.get_or_create(&labels).inner().fetch_max(traffic.bytes, Ordering::Relaxed);
+        }
+        inner.keys.clear();
+        inner.keys_seen.clear();
+        for (issuer, keys, seen) in &now.keys {
+            let labels = Issuer { issuer: issuer.clone() };
+            inner.keys.get_or_create(&labels).set(signed(*keys as u64));
+            if let Some(seen) = seen {
+                inner.keys_seen.get_or_create(&labels).set(signed(seen.as_secs()));
+            }
         }
         inner.revocations.set(signed(now.revocations as u64));
         inner.revocations_capacity.set(signed(now.revocations_capacity as u64));
@@ -237,6 +271,9 @@ impl Inner {
         );
         add(registry, metric::RELOAD_TIME, "When the config in force was read", &self.reload_time);
         add(registry, metric::CERTIFICATE, "When the first certificate of a listener ends", &self.certificates);
+        add(registry, metric::KEY_FETCHES, "Attempts to fetch an issuer's key set, by result", &self.key_fetches);
+        add(registry, metric::KEYS_SEEN, "When an issuer's key set was last seen", &self.keys_seen);
+        add(registry, metric::KEYS, "Keys that count, by issuer", &self.keys);
         add(registry, metric::REVOCATIONS, "Revocations in force", &self.revocations);
         add(registry, metric::REVOCATIONS_CAPACITY, "How many revocations there may be", &self.revocations_capacity);
         add(
@@ -295,7 +332,9 @@ mod tests {
         metrics.closed(&route, &outcome());
         metrics.renewal(&route, "renewed");
         metrics.certificates([("public".to_owned(), Wall::default())]);
-        let text = metrics.render(&Snapshot { streams: vec![(route, 1)], ..Snapshot::default() });
+        metrics.keys_fetched(&"sso".into(), true);
+        let keys = vec![("sso".into(), 1, Some(Wall::default()))];
+        let text = metrics.render(&Snapshot { streams: vec![(route, 1)], keys, ..Snapshot::default() });
         let mut told: Vec<String> = text
             .lines()
             .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
@@ -326,7 +365,10 @@ mod tests {
         metrics.renewal(&chat, "renewed");
         metrics.certificates([("public".to_owned(), Wall::from_epoch(Duration::from_secs(77)))]);
         metrics.reloaded(false, Wall::from_epoch(Duration::from_secs(9)));
-        let text = metrics.render(&Snapshot { streams: vec![(chat, 3)], ..Snapshot::default() });
+        metrics.keys_fetched(&"sso".into(), false);
+        let keys = vec![("sso".into(), 2, Some(Wall::from_epoch(Duration::from_secs(8)))), ("own".into(), 1, None)];
+        let text = metrics.render(&Snapshot { streams: vec![(chat, 3)], keys, ..Snapshot::default() });
+        assert_eq!(value(&text, "portcullis_jwks_last_success_timestamp_seconds{issuer=\"own\"}"), None);
         for (series, expected) in [
             ("portcullis_streams{route=\"chat\"}", 3.0),
             ("portcullis_upgrades_total{route=\"chat\",result=\"accepted\",reason=\"none\"}", 1.0),
@@ -335,6 +377,9 @@ mod tests {
             ("portcullis_stream_closed_total{route=\"chat\",cause=\"token_expired\"}", 1.0),
             ("portcullis_stream_closed_total{route=\"chat\",cause=\"drain\"}", 1.0),
             ("portcullis_token_renewals_total{route=\"chat\",result=\"renewed\"}", 1.0),
+            ("portcullis_jwks_refresh_total{issuer=\"sso\",result=\"failed\"}", 1.0),
+            ("portcullis_jwks_last_success_timestamp_seconds{issuer=\"sso\"}", 8.0),
+            ("portcullis_issuer_keys{issuer=\"sso\"}", 2.0),
             ("portcullis_expiry_lateness_seconds_bucket{le=\"0.003\"}", 0.0),
             ("portcullis_expiry_lateness_seconds_bucket{le=\"0.005\"}", 1.0),
             ("portcullis_expiry_lateness_seconds_count", 1.0),

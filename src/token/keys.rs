@@ -200,6 +200,11 @@ impl KeyRing {
         Ok((Self { keys }, report))
     }
 
+    /// Algorithm and `kid` of each key.
+    pub fn list(&self) -> impl Iterator<Item = (Algorithm, Option<&str>)> {
+        self.keys.iter().map(|key| (key.algorithm, key.kid.as_deref()))
+    }
+
     /// True if there is no key.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
