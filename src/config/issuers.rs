@@ -94,10 +94,10 @@ fn add_jwk_set(store: &KeyStore, json: &[u8], rules: &SetRules, file: &Placed<St
             }
             store.install(ring, report, None);
         }
-        Err(error) => context
-            .add(Problem::new(&file.place, format!("the JWK set cannot be used: {error}")).remedy(
-                "public keys for signatures count: RSA, EC (P-256, P-384) or OKP (Ed25519), each with its alg",
-            )),
+        Err(error) => context.add(
+            Problem::new(&file.place, format!("the JWK set cannot be used: {error}"))
+                .remedy("public keys for signatures count: RSA, EC (P-256, P-384, P-521) or OKP (Ed25519)"),
+        ),
     }
 }
 

@@ -4,9 +4,16 @@
 //! material. Called by the bundled client, the demo and `portcullis token mint`.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use jsonwebtoken::{EncodingKey, Header};
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P521_SHA512_FIXED_SIGNING, EcdsaKeyPair};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::EncodingKey;
+use rustls::pki_types::PrivatePkcs8KeyDer;
+use rustls::pki_types::pem::PemObject as _;
 use serde_json::{Map, Value};
 
 use crate::clock::{Now, Wall};
@@ -16,9 +23,18 @@ use crate::token::keys::{Algorithm, unfit_secret};
 /// A key that signs, pinned to one algorithm. It cannot be printed.
 #[derive(Clone)]
 pub struct MintKey {
-    key: EncodingKey,
+    signer: Signer,
     algorithm: Algorithm,
     kid: Option<String>,
+}
+
+/// Who makes the signatures.
+#[derive(Clone)]
+enum Signer {
+    /// jsonwebtoken, under the name that it has for the algorithm.
+    Jose(EncodingKey, jsonwebtoken::Algorithm),
+    /// aws-lc-rs itself: ES512 is none of jsonwebtoken's.
+    P521(Arc<EcdsaKeyPair>),
 }
 
 /// Why a token cannot be signed.
@@ -61,16 +77,16 @@ pub enum MintError {
 impl MintKey {
     /// A key for HS256, HS384 or HS512 from a shared secret of at least 32 bytes.
     pub fn from_secret(algorithm: Algorithm, kid: Option<String>, secret: &Secret) -> Result<Self, MintError> {
-        if !matches!(family(algorithm), Family::Hmac) {
+        let Some(jose) = jose(algorithm).filter(|_| algorithm.is_hmac()) else {
             return Err(MintError::KeyKind { algorithm, wanted: "a private key (PEM), not with a shared secret" });
-        }
+        };
         if secret.expose().len() < MIN_SECRET {
             return Err(MintError::WeakSecret(secret.expose().len()));
         }
         if let Some(why) = unfit_secret(secret.expose()) {
             return Err(MintError::UnfitSecret(why));
         }
-        Ok(Self { key: EncodingKey::from_secret(secret.expose()), algorithm, kid })
+        Ok(Self { signer: Signer::Jose(EncodingKey::from_secret(secret.expose()), jose), algorithm, kid })
     }
 
     /// A key for the asymmetric algorithms from a private key in PEM: PKCS#8 (for RSA PKCS#1 too), not encrypted.
@@ -84,17 +100,31 @@ impl MintKey {
             Family::Ec => EncodingKey::from_ec_pem(pem),
             Family::Ed => EncodingKey::from_ed_pem(pem),
         };
-        let key = made.map_err(|_| why_not_pem(algorithm, pem))?;
-        let key = Self { key, algorithm, kid };
+        let signer = match jose(algorithm) {
+            Some(jose) => made.ok().map(|key| Signer::Jose(key, jose)),
+            None => p521(pem),
+        };
+        let key = Self { signer: signer.ok_or_else(|| why_not_pem(algorithm, pem))?, algorithm, kid };
         key.sign(&Map::new()).map_err(|_| why_not_pem(algorithm, pem))?;
         Ok(key)
     }
 
     fn sign(&self, claims: &Map<String, Value>) -> Result<Token, MintError> {
-        let mut header = Header::new(jose(self.algorithm));
-        header.kid.clone_from(&self.kid);
-        let text = jsonwebtoken::encode(&header, claims, &self.key).map_err(|_| MintError::WrongKey(self.algorithm))?;
-        Ok(Token::new(text))
+        let mut header = serde_json::json!({"typ": "JWT", "alg": self.algorithm.as_str()});
+        if let Some(kid) = &self.kid {
+            header["kid"] = kid.as_str().into();
+        }
+        let part = |json: String| URL_SAFE_NO_PAD.encode(json);
+        let signed = format!("{}.{}", part(header.to_string()), part(Value::from(claims.clone()).to_string()));
+        let signature = match &self.signer {
+            Signer::Jose(key, jose) => jsonwebtoken::crypto::sign(signed.as_bytes(), key, *jose).ok(),
+            Signer::P521(key) => {
+                let signature = key.sign(&SystemRandom::new(), signed.as_bytes());
+                signature.ok().map(|signature| URL_SAFE_NO_PAD.encode(signature))
+            }
+        };
+        let signature = signature.ok_or(MintError::WrongKey(self.algorithm))?;
+        Ok(Token::new(format!("{signed}.{signature}")))
     }
 }
 
@@ -216,13 +246,21 @@ fn family(algorithm: Algorithm) -> Family {
         | Algorithm::PS256
         | Algorithm::PS384
         | Algorithm::PS512 => Family::Rsa,
-        Algorithm::ES256 | Algorithm::ES384 => Family::Ec,
-        Algorithm::EdDSA => Family::Ed,
+        Algorithm::ES256 | Algorithm::ES384 | Algorithm::ES512 => Family::Ec,
+        Algorithm::EdDSA | Algorithm::Ed25519 => Family::Ed,
     }
 }
 
-fn jose(algorithm: Algorithm) -> jsonwebtoken::Algorithm {
-    match algorithm {
+/// A key on P-521, PKCS#8.
+fn p521(pem: &[u8]) -> Option<Signer> {
+    let der = PrivatePkcs8KeyDer::from_pem_slice(pem).ok()?;
+    let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P521_SHA512_FIXED_SIGNING, der.secret_pkcs8_der()).ok()?;
+    Some(Signer::P521(Arc::new(key)))
+}
+
+/// The algorithm as jsonwebtoken names it; `None` for the one that it has not.
+fn jose(algorithm: Algorithm) -> Option<jsonwebtoken::Algorithm> {
+    Some(match algorithm {
         Algorithm::HS256 => jsonwebtoken::Algorithm::HS256,
         Algorithm::HS384 => jsonwebtoken::Algorithm::HS384,
         Algorithm::HS512 => jsonwebtoken::Algorithm::HS512,
@@ -234,8 +272,10 @@ fn jose(algorithm: Algorithm) -> jsonwebtoken::Algorithm {
         Algorithm::PS512 => jsonwebtoken::Algorithm::PS512,
         Algorithm::ES256 => jsonwebtoken::Algorithm::ES256,
         Algorithm::ES384 => jsonwebtoken::Algorithm::ES384,
-        Algorithm::EdDSA => jsonwebtoken::Algorithm::EdDSA,
-    }
+        Algorithm::ES512 => return None,
+        // The same signature; the name goes into the header only.
+        Algorithm::EdDSA | Algorithm::Ed25519 => jsonwebtoken::Algorithm::EdDSA,
+    })
 }
 
 /// Bytes; RFC 7518, section 3.2 asks for at least the size of the hash of HS256.
@@ -243,8 +283,7 @@ const MIN_SECRET: usize = 32;
 
 #[cfg(test)]
 mod tests {
-    use base64::Engine as _;
-    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use aws_lc_rs::signature::{ECDSA_P521_SHA512_FIXED, ED25519, VerificationAlgorithm};
     use jsonwebtoken::{DecodingKey, Validation};
     use serde_json::json;
 
@@ -332,9 +371,29 @@ mod tests {
             } else {
                 DecodingKey::from_ec_pem(public.as_bytes())
             };
-            let rules = Validation::new(jose(algorithm));
+            let rules = Validation::new(jose(algorithm).unwrap());
             jsonwebtoken::decode::<Value>(token.expose(), &decoder.unwrap(), &rules).unwrap();
         }
+    }
+
+    #[test]
+    fn what_the_library_has_no_name_for_is_signed_too() {
+        for (algorithm, rcgen_algorithm) in
+            [(Algorithm::ES512, &rcgen::PKCS_ECDSA_P521_SHA512), (Algorithm::Ed25519, &rcgen::PKCS_ED25519)]
+        {
+            let pair = rcgen::KeyPair::generate_for(rcgen_algorithm).unwrap();
+            let key = MintKey::from_pem(algorithm, None, pair.serialize_pem().as_bytes()).unwrap();
+            let token = Mint::new(key, Map::new(), Duration::from_secs(10)).sign_subject("m", now()).unwrap().token;
+            assert_eq!(part(&token, 0)["alg"], algorithm.as_str());
+            let (signed, signature) = token.expose().rsplit_once('.').unwrap();
+            let kind: &dyn VerificationAlgorithm =
+                if algorithm == Algorithm::ES512 { &ECDSA_P521_SHA512_FIXED } else { &ED25519 };
+            let signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
+            kind.verify_sig(pair.public_key_raw(), signed.as_bytes(), &signature).unwrap();
+        }
+        let p256 = rcgen::KeyPair::generate().unwrap().serialize_pem();
+        let wrong = MintError::WrongKey(Algorithm::ES512);
+        assert_eq!(MintKey::from_pem(Algorithm::ES512, None, p256.as_bytes()).unwrap_err(), wrong);
     }
 
     #[test]

@@ -15,15 +15,16 @@ use std::sync::Arc;
 
 use aws_lc_rs::hmac;
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256,
-    RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384,
-    RSA_PSS_2048_8192_SHA512, RsaParameters, RsaPublicKeyComponents,
+    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ECDSA_P521_SHA512_FIXED, ED25519, ParsedPublicKey,
+    RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, RSA_PSS_2048_8192_SHA256,
+    RSA_PSS_2048_8192_SHA384, RSA_PSS_2048_8192_SHA512, RsaParameters, RsaPublicKeyComponents,
 };
 
 use crate::secret::Secret;
 pub use store::{KeyId, KeySet, KeyStore};
 
-/// A signature algorithm (RFC 7518, section 3.1; RFC 8037).
+/// A signature algorithm (RFC 7518, section 3.1; RFC 8037; RFC 9864). `Ed25519` is `EdDSA` with its curve in the name:
+/// a token may say either, and each is an algorithm of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)] // the names are the standard's own
 pub enum Algorithm {
@@ -38,12 +39,14 @@ pub enum Algorithm {
     PS512,
     ES256,
     ES384,
+    ES512,
     EdDSA,
+    Ed25519,
 }
 
 impl Algorithm {
     /// Every algorithm, in the order of the documentation.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::HS256,
         Self::HS384,
         Self::HS512,
@@ -55,7 +58,9 @@ impl Algorithm {
         Self::PS512,
         Self::ES256,
         Self::ES384,
+        Self::ES512,
         Self::EdDSA,
+        Self::Ed25519,
     ];
 
     /// The name in a token's header and in the config.
@@ -72,7 +77,9 @@ impl Algorithm {
             Self::PS512 => "PS512",
             Self::ES256 => "ES256",
             Self::ES384 => "ES384",
+            Self::ES512 => "ES512",
             Self::EdDSA => "EdDSA",
+            Self::Ed25519 => "Ed25519",
         }
     }
 
@@ -116,7 +123,8 @@ impl Algorithm {
             Self::RS256 | Self::RS384 | Self::RS512 | Self::PS256 | Self::PS384 | Self::PS512 => "an RSA key",
             Self::ES256 => "an EC key on P-256",
             Self::ES384 => "an EC key on P-384",
-            Self::EdDSA => "an Ed25519 key",
+            Self::ES512 => "an EC key on P-521",
+            Self::EdDSA | Self::Ed25519 => "an Ed25519 key",
         }
     }
 }
@@ -301,7 +309,10 @@ impl Check {
             }
             (Algorithm::ES256, Material::P256(point)) => Some(ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point)),
             (Algorithm::ES384, Material::P384(point)) => Some(ParsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, point)),
-            (Algorithm::EdDSA, Material::Ed25519(key)) if key.len() == 32 => Some(ParsedPublicKey::new(&ED25519, key)),
+            (Algorithm::ES512, Material::P521(point)) => Some(ParsedPublicKey::new(&ECDSA_P521_SHA512_FIXED, point)),
+            (Algorithm::EdDSA | Algorithm::Ed25519, Material::Ed25519(key)) if key.len() == 32 => {
+                Some(ParsedPublicKey::new(&ED25519, key))
+            }
             _ => None,
         };
         match parsed {
@@ -343,6 +354,7 @@ enum Material {
     /// A point (SEC 1, section 2.3.3).
     P256(Vec<u8>),
     P384(Vec<u8>),
+    P521(Vec<u8>),
     Ed25519(Vec<u8>),
     /// A kind that no algorithm here uses.
     Other(&'static str),
@@ -354,6 +366,7 @@ impl Material {
             Self::Rsa { .. } => "RSA key",
             Self::P256(_) => "EC key on P-256",
             Self::P384(_) => "EC key on P-384",
+            Self::P521(_) => "EC key on P-521",
             Self::Ed25519(_) => "Ed25519 key",
             Self::Other(kind) => kind,
         }

@@ -34,10 +34,12 @@ pub(super) fn read_set(json: &[u8], rules: &SetRules) -> Result<(Vec<Key>, JwkSe
     for (index, member) in members.iter().enumerate() {
         let kid = member.get("kid").and_then(Value::as_str).map(str::to_owned);
         match read_member(member, rules) {
-            Ok((algorithm, check)) => {
-                let thumbprint = Some(thumbprint(member));
-                report.loaded.push(LoadedJwk { algorithm, kid: kid.clone() });
-                keys.push(Key { algorithm, kid, thumbprint, check: check.into() });
+            Ok(uses) => {
+                for (algorithm, check) in uses {
+                    let thumbprint = Some(thumbprint(member));
+                    report.loaded.push(LoadedJwk { algorithm, kid: kid.clone() });
+                    keys.push(Key { algorithm, kid: kid.clone(), thumbprint, check: check.into() });
+                }
             }
             Err(KeyError(reason)) => report.skipped.push(SkippedJwk { index, kid, reason }),
         }
@@ -51,7 +53,8 @@ pub(super) fn read_set(json: &[u8], rules: &SetRules) -> Result<(Vec<Key>, JwkSe
     Ok((keys, report))
 }
 
-fn read_member(member: &Value, rules: &SetRules) -> Result<(Algorithm, Check), KeyError> {
+/// The algorithms that a member counts for: one, but for an Ed25519 key that names none, since that has two names.
+fn read_member(member: &Value, rules: &SetRules) -> Result<Vec<(Algorithm, Check)>, KeyError> {
     let Value::Object(jwk) = member else { return Err(skip("it is not an object")) };
     if !matches!(jwk.get("kid"), None | Some(Value::String(_))) {
         return Err(skip("its kid is not a string"));
@@ -61,10 +64,8 @@ fn read_member(member: &Value, rules: &SetRules) -> Result<(Algorithm, Check), K
         Some(Value::String(purpose)) if purpose == "sig" => {}
         Some(_) => return Err(skip("its use is not \"sig\"")),
     }
-    match jwk.get("key_ops") {
-        None => {}
-        Some(Value::Array(ops)) if ops.iter().any(|op| op == "verify") => {}
-        Some(_) => return Err(skip("its key_ops do not contain \"verify\"")),
+    if let Some(ops) = jwk.get("key_ops") {
+        check_operations(ops)?;
     }
     let kty = text(jwk, "kty")?;
     if kty != "oct" && jwk.contains_key("d") {
@@ -80,30 +81,40 @@ fn read_member(member: &Value, rules: &SetRules) -> Result<(Algorithm, Check), K
         if !algorithm.is_hmac() {
             return Err(KeyError(format!("its kty is oct, but its alg {algorithm} needs {}", algorithm.wants())));
         }
-        return Ok((algorithm, Check::from_secret(algorithm, &secret)?));
+        return Ok(vec![(algorithm, Check::from_secret(algorithm, &secret)?)]);
     }
-    let (material, derived) = public_key(jwk, kty)?;
-    let algorithm = named
-        .or(derived)
-        .ok_or_else(|| skip("it names no alg, and several would fit: add \"alg\" (such as \"RS256\") to it"))?;
-    Ok((algorithm, Check::from_material(algorithm, &material)?))
+    let (material, fitting) = public_key(jwk, kty)?;
+    let pinned = named.map_or(fitting.to_vec(), |named| vec![named]);
+    pinned.into_iter().map(|algorithm| Ok((algorithm, Check::from_material(algorithm, &material)?))).collect()
 }
 
-/// The key, and the one algorithm that fits it, if there is only one.
-fn public_key(jwk: &Map<String, Value>, kty: &str) -> Result<(Material, Option<Algorithm>), KeyError> {
+/// `key_ops` (RFC 7517, section 4.3): different strings, "verify" among them.
+fn check_operations(ops: &Value) -> Result<(), KeyError> {
+    let ops = ops.as_array().and_then(|ops| ops.iter().map(Value::as_str).collect::<Option<Vec<_>>>());
+    let ops = ops.ok_or_else(|| skip("its key_ops are no list of strings"))?;
+    if ops.iter().enumerate().any(|(at, op)| ops.iter().skip(at + 1).any(|other| other == op)) {
+        return Err(skip("its key_ops name one operation twice"));
+    }
+    if ops.contains(&"verify") { Ok(()) } else { Err(skip("its key_ops do not contain \"verify\"")) }
+}
+
+/// The key, and what it counts for if it does not say.
+fn public_key(jwk: &Map<String, Value>, kty: &str) -> Result<(Material, &'static [Algorithm]), KeyError> {
     match kty {
         "RSA" => {
             let n = without_leading_zeros(&bytes(jwk, "n")?).to_vec();
             let e = without_leading_zeros(&bytes(jwk, "e")?).to_vec();
-            Ok((Material::Rsa { n, e }, None))
+            // The one algorithm that everyone supports and that most issuers sign with; some name none (Entra).
+            Ok((Material::Rsa { n, e }, &[Algorithm::RS256]))
         }
         "EC" => match text(jwk, "crv")? {
-            "P-256" => Ok((Material::P256(point(jwk, 32)?), Some(Algorithm::ES256))),
-            "P-384" => Ok((Material::P384(point(jwk, 48)?), Some(Algorithm::ES384))),
-            _ => Err(skip("its curve is not P-256 or P-384")),
+            "P-256" => Ok((Material::P256(point(jwk, 32)?), &[Algorithm::ES256])),
+            "P-384" => Ok((Material::P384(point(jwk, 48)?), &[Algorithm::ES384])),
+            "P-521" => Ok((Material::P521(point(jwk, 66)?), &[Algorithm::ES512])),
+            _ => Err(skip("its curve is not P-256, P-384 or P-521")),
         },
         "OKP" => match text(jwk, "crv")? {
-            "Ed25519" => Ok((Material::Ed25519(sized(jwk, "x", 32)?), Some(Algorithm::EdDSA))),
+            "Ed25519" => Ok((Material::Ed25519(sized(jwk, "x", 32)?), &[Algorithm::EdDSA, Algorithm::Ed25519])),
             _ => Err(skip("its curve is not Ed25519")),
         },
         _ => Err(skip("its kty is not RSA, EC, OKP or oct")),

@@ -108,7 +108,7 @@ fn from_spki(der: &[u8]) -> Option<Material> {
         EC_PUBLIC_KEY => match algorithm.take(OID) {
             Some(P256) => Material::P256(key.to_vec()),
             Some(P384) => Material::P384(key.to_vec()),
-            Some(P521) => Material::Other("EC key on P-521"),
+            Some(P521) => Material::P521(key.to_vec()),
             _ => Material::Other("EC key on another curve"),
         },
         ED25519 => Material::Ed25519(key.to_vec()),

@@ -4,9 +4,9 @@ use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair,
-    RSA_PKCS1_SHA256, RSA_PKCS1_SHA384, RSA_PKCS1_SHA512, RSA_PSS_SHA256, RSA_PSS_SHA384, RSA_PSS_SHA512, RsaEncoding,
-    RsaKeyPair,
+    ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, ECDSA_P521_SHA512_FIXED_SIGNING, EcdsaKeyPair,
+    Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256, RSA_PKCS1_SHA384, RSA_PKCS1_SHA512, RSA_PSS_SHA256, RSA_PSS_SHA384,
+    RSA_PSS_SHA512, RsaEncoding, RsaKeyPair,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -21,6 +21,7 @@ pub(crate) struct Pairs {
     rsa: RsaKeyPair,
     p256: EcdsaKeyPair,
     p384: EcdsaKeyPair,
+    p521: EcdsaKeyPair,
     ed25519: Ed25519KeyPair,
 }
 
@@ -31,6 +32,7 @@ pub(crate) fn pairs() -> &'static Pairs {
         rsa: RsaKeyPair::generate(KeySize::Rsa2048).unwrap(),
         p256: EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap(),
         p384: EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap(),
+        p521: EcdsaKeyPair::generate(&ECDSA_P521_SHA512_FIXED_SIGNING).unwrap(),
         ed25519: Ed25519KeyPair::generate().unwrap(),
     })
 }
@@ -56,7 +58,8 @@ impl Pairs {
             Algorithm::PS512 => rsa(&RSA_PSS_SHA512),
             Algorithm::ES256 => self.p256.sign(&random, message).unwrap().as_ref().to_vec(),
             Algorithm::ES384 => self.p384.sign(&random, message).unwrap().as_ref().to_vec(),
-            Algorithm::EdDSA => self.ed25519.sign(message).as_ref().to_vec(),
+            Algorithm::ES512 => self.p521.sign(&random, message).unwrap().as_ref().to_vec(),
+            Algorithm::EdDSA | Algorithm::Ed25519 => self.ed25519.sign(message).as_ref().to_vec(),
         }
     }
 
@@ -64,7 +67,8 @@ impl Pairs {
         let der: PublicKeyX509Der<'_> = match algorithm {
             Algorithm::ES256 => self.p256.public_key().as_der().unwrap(),
             Algorithm::ES384 => self.p384.public_key().as_der().unwrap(),
-            Algorithm::EdDSA => self.ed25519.public_key().as_der().unwrap(),
+            Algorithm::ES512 => self.p521.public_key().as_der().unwrap(),
+            Algorithm::EdDSA | Algorithm::Ed25519 => self.ed25519.public_key().as_der().unwrap(),
             _ => self.rsa.public_key().as_der().unwrap(),
         };
         der.as_ref().to_vec()
@@ -91,17 +95,18 @@ impl Pairs {
             Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512 => {
                 json!({"kty": "oct", "alg": algorithm.as_str(), "k": text(&self.secret)})
             }
-            Algorithm::ES256 | Algorithm::ES384 => {
-                let (point, crv) = if algorithm == Algorithm::ES256 {
-                    (self.p256.public_key().as_ref(), "P-256")
-                } else {
-                    (self.p384.public_key().as_ref(), "P-384")
+            Algorithm::ES256 | Algorithm::ES384 | Algorithm::ES512 => {
+                let (pair, crv) = match algorithm {
+                    Algorithm::ES256 => (&self.p256, "P-256"),
+                    Algorithm::ES384 => (&self.p384, "P-384"),
+                    _ => (&self.p521, "P-521"),
                 };
+                let point = pair.public_key().as_ref();
                 let (x, y) = point[1..].split_at((point.len() - 1) / 2);
                 json!({"kty": "EC", "crv": crv, "x": text(x), "y": text(y)})
             }
-            Algorithm::EdDSA => {
-                json!({"kty": "OKP", "crv": "Ed25519", "x": text(self.ed25519.public_key().as_ref())})
+            Algorithm::EdDSA | Algorithm::Ed25519 => {
+                json!({"kty": "OKP", "crv": "Ed25519", "alg": algorithm.as_str(), "x": text(self.ed25519.public_key().as_ref())})
             }
             _ => {
                 let Ok(Material::Rsa { n, e }) = pem::public_key(self.pem(algorithm).as_bytes()) else {
@@ -275,6 +280,8 @@ fn wrong_pem_files_get_an_answer_that_names_them() {
         (Algorithm::ES384, &pairs.pem(Algorithm::ES256), "ES384 needs an EC key on P-384"),
         (Algorithm::ES256, &pairs.pem(Algorithm::RS256), "this is an RSA key; ES256 needs"),
         (Algorithm::RS256, &pairs.pem(Algorithm::EdDSA), "this is an Ed25519 key; RS256 needs an RSA key"),
+        (Algorithm::ES512, &pairs.pem(Algorithm::ES384), "ES512 needs an EC key on P-521"),
+        (Algorithm::Ed25519, &pairs.pem(Algorithm::ES256), "Ed25519 needs an Ed25519 key"),
         (Algorithm::HS256, &pairs.pem(Algorithm::RS256), "HS256 needs a shared secret"),
         (Algorithm::RS256, &cut, "is damaged"),
         (Algorithm::ES256, &off_curve, "is damaged"),
@@ -326,9 +333,12 @@ fn members_of_a_jwk_set_that_cannot_be_used_are_skipped_with_the_reason() {
         (changed(Algorithm::RS256, json!({"use": "enc"})), "use"),
         (changed(Algorithm::RS256, json!({"use": 1})), "use"),
         (changed(Algorithm::RS256, json!({"key_ops": ["sign"]})), "key_ops"),
-        (changed(Algorithm::RS256, json!({"key_ops": "verify"})), "key_ops"),
+        (changed(Algorithm::RS256, json!({"key_ops": "verify"})), "no list of strings"),
+        (changed(Algorithm::RS256, json!({"key_ops": []})), "do not contain"),
+        (changed(Algorithm::RS256, json!({"key_ops": ["verify", 1]})), "no list of strings"),
+        (changed(Algorithm::RS256, json!({"key_ops": ["verify", "verify"]})), "twice"),
+        (changed(Algorithm::RS256, json!({"key_ops": ["Verify"]})), "do not contain"),
         (changed(Algorithm::RS256, json!({"kid": 7})), "kid"),
-        (changed(Algorithm::RS256, json!({"alg": null})), "names no alg"),
         (changed(Algorithm::RS256, json!({"alg": "RSA-OAEP"})), "alg is none of those supported"),
         (changed(Algorithm::RS256, json!({"alg": "rs256"})), "alg is none of those supported"),
         (changed(Algorithm::RS256, json!({"alg": ["RS256"]})), "no alg that is a string"),
@@ -340,7 +350,14 @@ fn members_of_a_jwk_set_that_cannot_be_used_are_skipped_with_the_reason() {
         (changed(Algorithm::RS256, json!({"e": "AA"})), "odd number"),
         (changed(Algorithm::RS256, json!({"d": "AQ"})), "private key"),
         (changed(Algorithm::ES256, json!({"crv": "P-384"})), "x has 32 bytes instead of 48"),
-        (changed(Algorithm::ES256, json!({"crv": "P-521"})), "curve"),
+        (changed(Algorithm::ES256, json!({"crv": "P-521"})), "x has 32 bytes instead of 66"),
+        (changed(Algorithm::ES256, json!({"crv": "secp256k1"})), "curve"),
+        (changed(Algorithm::ES512, json!({"alg": "ES521"})), "alg is none of those supported"),
+        (changed(Algorithm::ES512, json!({"alg": "ES256"})), "ES256 needs an EC key on P-256"),
+        (changed(Algorithm::ES512, json!({"crv": "P-384"})), "x has 66 bytes instead of 48"),
+        (changed(Algorithm::Ed25519, json!({"alg": "Ed448"})), "alg is none of those supported"),
+        (changed(Algorithm::Ed25519, json!({"alg": "ES256"})), "ES256 needs an EC key on P-256"),
+        (changed(Algorithm::Ed25519, json!({"kty": "EC"})), "curve"),
         (changed(Algorithm::ES256, json!({"alg": "ES384"})), "ES384 needs an EC key on P-384"),
         (changed(Algorithm::ES256, json!({"x": "AQ"})), "x has 1 bytes"),
         (changed(Algorithm::ES256, json!({"x": URL_SAFE_NO_PAD.encode([1; 32])})), "damaged"),
@@ -364,6 +381,25 @@ fn members_of_a_jwk_set_that_cannot_be_used_are_skipped_with_the_reason() {
     assert_eq!(report.skipped.len(), skipped);
     assert!(report.skipped.iter().enumerate().all(|(index, skipped)| skipped.index == index));
     assert_eq!(ring.algorithms(), [Algorithm::ES256]);
+}
+
+#[test]
+fn a_jwk_that_names_no_alg_counts_for_what_its_kind_says() {
+    for (algorithm, expected) in [
+        (Algorithm::PS512, &[Algorithm::RS256][..]),
+        (Algorithm::ES256, &[Algorithm::ES256]),
+        (Algorithm::ES512, &[Algorithm::ES512]),
+        (Algorithm::EdDSA, &[Algorithm::EdDSA, Algorithm::Ed25519]),
+    ] {
+        let mut jwk = pairs().jwk(algorithm);
+        jwk.as_object_mut().unwrap().remove("alg");
+        let (ring, report) = set(&json!({"keys": [jwk]}).to_string()).unwrap();
+        assert_eq!(ring.algorithms(), expected);
+        assert_eq!(report.loaded.iter().map(|loaded| loaded.algorithm).collect::<Vec<_>>(), expected);
+        for algorithm in expected {
+            assert!(verifies(&ring, *algorithm, None, b"m", &pairs().sign(*algorithm, b"m")), "{algorithm}");
+        }
+    }
 }
 
 #[test]
