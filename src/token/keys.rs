@@ -178,6 +178,9 @@ pub struct SetRules {
     pub secrets: bool,
 }
 
+/// The longest `kid` that counts, in bytes, in a token and in a key set alike.
+pub const MAX_KID: usize = 256;
+
 /// Keys of one issuer.
 #[derive(Clone, Debug, Default)]
 pub struct KeyRing {

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use super::pem::without_leading_zeros;
-use super::{Algorithm, Check, JwkSetReport, Key, KeyError, LoadedJwk, Material, SetRules, SkippedJwk};
+use super::{Algorithm, Check, JwkSetReport, Key, KeyError, LoadedJwk, MAX_KID, Material, SetRules, SkippedJwk};
 use crate::secret;
 use crate::token::claims::json::{Dates, object};
 
@@ -59,6 +59,9 @@ fn read_member(member: &Value, rules: &SetRules) -> Result<Vec<(Algorithm, Check
     if !matches!(jwk.get("kid"), None | Some(Value::String(_))) {
         return Err(skip("its kid is not a string"));
     }
+    if jwk.get("kid").and_then(Value::as_str).is_some_and(|kid| kid.is_empty() || kid.len() > MAX_KID) {
+        return Err(skip("its kid is empty or longer than 256 bytes"));
+    }
     match jwk.get("use") {
         None => {}
         Some(Value::String(purpose)) if purpose == "sig" => {}
@@ -81,11 +84,44 @@ fn read_member(member: &Value, rules: &SetRules) -> Result<Vec<(Algorithm, Check
         if !algorithm.is_hmac() {
             return Err(KeyError(format!("its kty is oct, but its alg {algorithm} needs {}", algorithm.wants())));
         }
+        check_listed(algorithm, rules)?;
         return Ok(vec![(algorithm, Check::from_secret(algorithm, &secret)?)]);
     }
     let (material, fitting) = public_key(jwk, kty)?;
-    let pinned = named.map_or(fitting.to_vec(), |named| vec![named]);
+    let pinned = match named {
+        Some(named) => vec![named],
+        None => unnamed(fitting, rules)?,
+    };
+    for algorithm in &pinned {
+        check_listed(*algorithm, rules)?;
+    }
     pinned.into_iter().map(|algorithm| Ok((algorithm, Check::from_material(algorithm, &material)?))).collect()
+}
+
+/// What a key that names no algorithm counts for: the one that fits; of several, the one that the issuer's list has.
+/// Without a list an RSA key counts for RS256, which most issuers sign with; large ones publish such keys.
+fn unnamed(fitting: &[Algorithm], rules: &SetRules) -> Result<Vec<Algorithm>, KeyError> {
+    if !fitting.contains(&Algorithm::RS256) {
+        let listed = |algorithm: &&Algorithm| rules.algorithms.is_empty() || rules.algorithms.contains(algorithm);
+        let listed: Vec<_> = fitting.iter().filter(listed).copied().collect();
+        return Ok(if listed.is_empty() { fitting.to_vec() } else { listed });
+    }
+    let listed: Vec<_> = rules.algorithms.iter().filter(|algorithm| fitting.contains(algorithm)).copied().collect();
+    match listed.as_slice() {
+        [] => Ok(vec![Algorithm::RS256]),
+        [one] => Ok(vec![*one]),
+        several => {
+            let names: Vec<_> = several.iter().map(|algorithm| algorithm.as_str()).collect();
+            Err(KeyError(format!("it names no alg, and {} would all fit: keep one RSA algorithm", names.join(", "))))
+        }
+    }
+}
+
+fn check_listed(algorithm: Algorithm, rules: &SetRules) -> Result<(), KeyError> {
+    if rules.algorithms.is_empty() || rules.algorithms.contains(&algorithm) {
+        return Ok(());
+    }
+    Err(KeyError(format!("it is for {algorithm}, which is not in the issuer's algorithms")))
 }
 
 /// `key_ops` (RFC 7517, section 4.3): different strings, "verify" among them.
@@ -98,14 +134,13 @@ fn check_operations(ops: &Value) -> Result<(), KeyError> {
     if ops.contains(&"verify") { Ok(()) } else { Err(skip("its key_ops do not contain \"verify\"")) }
 }
 
-/// The key, and what it counts for if it does not say.
+/// The key, and what fits it.
 fn public_key(jwk: &Map<String, Value>, kty: &str) -> Result<(Material, &'static [Algorithm]), KeyError> {
     match kty {
         "RSA" => {
             let n = without_leading_zeros(&bytes(jwk, "n")?).to_vec();
             let e = without_leading_zeros(&bytes(jwk, "e")?).to_vec();
-            // The one algorithm that everyone supports and that most issuers sign with; some name none (Entra).
-            Ok((Material::Rsa { n, e }, &[Algorithm::RS256]))
+            Ok((Material::Rsa { n, e }, &RSA))
         }
         "EC" => match text(jwk, "crv")? {
             "P-256" => Ok((Material::P256(point(jwk, 32)?), &[Algorithm::ES256])),
@@ -135,6 +170,9 @@ fn thumbprint(member: &Value) -> [u8; 32] {
     let text: Vec<String> = of_kind.map(|(name, value)| format!("\"{name}\":{value}")).collect();
     secret::sha256(Zeroizing::new(format!("{{{}}}", text.join(","))).as_bytes())
 }
+
+const RSA: [Algorithm; 6] =
+    [Algorithm::RS256, Algorithm::RS384, Algorithm::RS512, Algorithm::PS256, Algorithm::PS384, Algorithm::PS512];
 
 fn named_algorithm(jwk: &Map<String, Value>) -> Result<Option<Algorithm>, KeyError> {
     if !jwk.contains_key("alg") {

@@ -338,7 +338,9 @@ fn members_of_a_jwk_set_that_cannot_be_used_are_skipped_with_the_reason() {
         (changed(Algorithm::RS256, json!({"key_ops": ["verify", 1]})), "no list of strings"),
         (changed(Algorithm::RS256, json!({"key_ops": ["verify", "verify"]})), "twice"),
         (changed(Algorithm::RS256, json!({"key_ops": ["Verify"]})), "do not contain"),
-        (changed(Algorithm::RS256, json!({"kid": 7})), "kid"),
+        (changed(Algorithm::RS256, json!({"kid": 7})), "kid is not a string"),
+        (changed(Algorithm::RS256, json!({"kid": ""})), "kid is empty"),
+        (changed(Algorithm::RS256, json!({"kid": "k".repeat(257)})), "longer than 256"),
         (changed(Algorithm::RS256, json!({"alg": "RSA-OAEP"})), "alg is none of those supported"),
         (changed(Algorithm::RS256, json!({"alg": "rs256"})), "alg is none of those supported"),
         (changed(Algorithm::RS256, json!({"alg": ["RS256"]})), "no alg that is a string"),
@@ -398,6 +400,44 @@ fn a_jwk_that_names_no_alg_counts_for_what_its_kind_says() {
         assert_eq!(report.loaded.iter().map(|loaded| loaded.algorithm).collect::<Vec<_>>(), expected);
         for algorithm in expected {
             assert!(verifies(&ring, *algorithm, None, b"m", &pairs().sign(*algorithm, b"m")), "{algorithm}");
+        }
+    }
+}
+
+#[test]
+fn only_the_algorithms_of_the_issuers_list_count() {
+    use Algorithm as A;
+    // The key, whether it names its alg, the issuer's list, what it counts for; nothing if it is skipped.
+    let rows: &[(A, bool, &[A], &[A])] = &[
+        (A::RS256, true, &[A::RS256], &[A::RS256]),
+        (A::RS256, true, &[A::ES256, A::PS256], &[]),
+        (A::RS256, false, &[A::PS256], &[A::PS256]),
+        (A::RS256, false, &[A::ES256, A::RS512, A::EdDSA], &[A::RS512]),
+        (A::RS256, false, &[A::RS256, A::PS256], &[]),
+        (A::RS256, false, &[A::ES256], &[]),
+        (A::ES256, false, &[A::RS256, A::ES256], &[A::ES256]),
+        (A::ES256, false, &[A::ES384], &[]),
+        (A::EdDSA, false, &[A::EdDSA], &[A::EdDSA]),
+        (A::EdDSA, false, &[A::Ed25519], &[A::Ed25519]),
+        (A::EdDSA, false, &[A::Ed25519, A::EdDSA], &[A::EdDSA, A::Ed25519]),
+        (A::EdDSA, false, &[A::RS256], &[]),
+        (A::EdDSA, true, &[A::Ed25519], &[]),
+        (A::HS256, true, &[A::HS256], &[A::HS256]),
+        (A::HS256, true, &[A::HS384], &[]),
+    ];
+    for (algorithm, names_alg, list, expected) in rows {
+        let mut jwk = pairs().jwk(*algorithm);
+        jwk["alg"] = algorithm.as_str().into();
+        if !names_alg {
+            jwk.as_object_mut().unwrap().remove("alg");
+        }
+        let json = json!({"keys": [jwk]}).to_string();
+        match KeyRing::from_jwk_set(json.as_bytes(), &SetRules { algorithms: list.to_vec(), secrets: true }) {
+            Ok((ring, _)) => assert_eq!(ring.algorithms(), *expected, "{algorithm} {list:?}"),
+            Err(KeyError(text)) => {
+                assert_eq!(*expected, [], "{algorithm} {list:?}: {text}");
+                assert!(text.contains("the issuer's algorithms") || text.contains("would all fit"), "{text}");
+            }
         }
     }
 }
