@@ -139,6 +139,9 @@ fn every_key_of_the_default_config_is_known_and_every_known_key_stands_in_it() {
     let inline = [
         "listener.more_certificates.certificate",
         "listener.more_certificates.key",
+        "issuer.required_claims.claim",
+        "issuer.required_claims.equals",
+        "issuer.required_claims.any_of",
         "route.first_message.pointer",
         "route.first_message.type",
         "route.first_message.type_at",
@@ -174,6 +177,7 @@ fn every_default_that_the_default_config_states_is_the_real_one() {
         "issuer.key.pem_env",
         "issuer.key.pem_file",
         "issuer.key.secret_env",
+        "issuer.required_claims",
         "listener.more_certificates",
         "route.first_message",
         "route.upstream_ca",
@@ -339,15 +343,17 @@ fn shown(config: &Config) -> String {
             issuer.skew,
             issuer.require_exp,
             issuer.max_lifetime,
-            issuer.required_claims
+            issuer.max_age
         ));
+        text.push_str(&format!("{:?} {:?} {:?} {:?}\n", issuer.algorithms, issuer.typ, issuer.azp, issuer.demands));
     }
     for (route, (name, verifier)) in config.routes.iter().zip(&config.verifiers) {
         assert_eq!(route.name, *name);
         let issuers: Vec<_> = verifier.issuers.iter().map(|issuer| &issuer.name).collect();
         text.push_str(&format!(
-            "{name} {:?} {issuers:?} {:?} {:?} {} {:?} {:?} {:?} {:?} {:#?} {:?} {:?} {} {} {:?} {:#?} {:#?} {:?}\n",
+            "{name} {:?} {:?} {issuers:?} {:?} {:?} {} {:?} {:?} {:?} {:?} {:#?} {:?} {:?} {} {} {:?} {:#?} {:#?} {:?}\n",
             verifier.same,
+            verifier.demands,
             route.hosts,
             route.path,
             route.strict_path,

@@ -370,17 +370,7 @@ mod tests {
     use crate::token::KeyRing;
 
     fn issuer(keys: KeyRing) -> Arc<Issuer> {
-        Arc::new(Issuer {
-            name: "i".into(),
-            iss: None,
-            aud: Vec::new(),
-            keys: keys.into(),
-            leeway: Duration::ZERO,
-            skew: Duration::ZERO,
-            require_exp: true,
-            max_lifetime: None,
-            required_claims: Vec::new(),
-        })
+        Arc::new(Issuer::new("i".into(), keys))
     }
 
     fn desk() -> Desk {

@@ -74,18 +74,8 @@ pub async fn serve(
 pub fn shared_secret(secret: &Secret, iss: Option<String>, aud: Vec<String>) -> Result<Verifier, KeyError> {
     let mut keys = KeyRing::default();
     keys.add_secret(Algorithm::HS256, None, secret)?;
-    let issuer = Issuer {
-        name: "verifier".into(),
-        iss,
-        aud,
-        keys: keys.into(),
-        leeway: Duration::ZERO,
-        skew: Duration::from_secs(5),
-        require_exp: true,
-        max_lifetime: None,
-        required_claims: Vec::new(),
-    };
-    Ok(Verifier { issuers: vec![Arc::new(issuer)], same: vec!["iss".into(), "sub".into()] })
+    let issuer = Issuer { iss, aud, max_lifetime: None, ..Issuer::new("verifier".into(), keys) };
+    Ok(Verifier::new(vec![Arc::new(issuer)]))
 }
 
 struct Verify {

@@ -3,10 +3,14 @@
 //! The reading code below is the one list of keys. serde is not used: it stops at the first mistake, and all of them
 //! are to be told in one run.
 
+mod close;
+mod demands;
 mod issuer;
 
 use std::time::Duration;
 
+pub(super) use close::Close;
+pub(super) use demands::{Demands, RequiredClaim};
 pub(super) use issuer::{Issuer, IssuerKey};
 
 use super::problem::{Place, Placed, Report};
@@ -119,6 +123,7 @@ pub(super) struct Route {
     pub(super) door: Door,
     pub(super) origins: Key<List>,
     pub(super) same: Key<List>,
+    pub(super) demands: Demands,
     pub(super) host: Key<String>,
     pub(super) origin: Key<String>,
     pub(super) forwarded: Key<String>,
@@ -166,35 +171,6 @@ pub(super) struct Renewal {
     pub(super) max_renewals: Key<usize>,
     pub(super) allow_shorter: Key<bool>,
     pub(super) expiry_notice: Key<Duration>,
-}
-
-/// `close.*` of a route.
-#[derive(Debug, Default)]
-pub(super) struct Close {
-    pub(super) preset: Key<String>,
-    pub(super) expired: Option<CloseText>,
-    pub(super) revoked: Option<CloseText>,
-    pub(super) key_removed: Option<CloseText>,
-    pub(super) stream_limit: Option<CloseText>,
-    pub(super) idle: Option<CloseText>,
-    pub(super) drain: Option<CloseText>,
-    pub(super) too_big: Option<CloseText>,
-    pub(super) rate_limited: Option<CloseText>,
-    pub(super) protocol: Option<CloseText>,
-    pub(super) upstream_lost: Option<CloseText>,
-    pub(super) unauthorized: Option<CloseText>,
-    pub(super) forbidden: Option<CloseText>,
-    pub(super) unavailable: Option<CloseText>,
-    pub(super) first_message: Option<CloseText>,
-    pub(super) auth_timeout: Option<CloseText>,
-}
-
-/// One of `close.*`.
-#[derive(Debug)]
-pub(super) struct CloseText {
-    pub(super) place: Place,
-    pub(super) code: Key<usize>,
-    pub(super) reason: Key<String>,
 }
 
 /// Reads the tree key by key.
@@ -304,7 +280,7 @@ fn certificate(mut s: Section<'_>) -> Certificate {
 }
 
 fn route(mut s: Section<'_>) -> Route {
-    let close = s.table("close", "route.close", "close", CLOSE).map(close).unwrap_or_default();
+    let close = s.table("close", "route.close", "close", CLOSE).map(close::close).unwrap_or_default();
     let route = Route {
         place: s.place.clone(),
         name: s.needed("name", "\"default\""),
@@ -322,6 +298,7 @@ fn route(mut s: Section<'_>) -> Route {
         door: door(&mut s),
         origins: s.texts("origins", "[\"https://app.example.com\"]"),
         same: s.texts("same", "[\"iss\", \"sub\"]"),
+        demands: demands::demands(&mut s, "route.required_claims"),
         host: s.text("host", "\"preserve\""),
         origin: s.text("origin", "\"preserve\""),
         forwarded: s.text("forwarded", "\"on\""),
@@ -374,41 +351,6 @@ fn renewal(s: &mut Section<'_>) -> Renewal {
         allow_shorter: s.boolean("allow_shorter"),
         expiry_notice: s.duration("expiry_notice"),
     }
-}
-
-fn close(mut s: Section<'_>) -> Close {
-    let preset = s.text("preset", "\"generic\"");
-    let mut text = |key, example| s.table(key, "route.close.*", "a close text", example).map(close_text);
-    let close = Close {
-        preset,
-        expired: text("expired", "{ code = 3000, reason = \"token expired\" }"),
-        revoked: text("revoked", "{ code = 3003, reason = \"token revoked\" }"),
-        key_removed: text("key_removed", "{ code = 3000, reason = \"key removed\" }"),
-        stream_limit: text("stream_limit", "{ code = 3000, reason = \"stream limit\" }"),
-        idle: text("idle", "{ code = 3008, reason = \"idle\" }"),
-        drain: text("drain", "{ code = 1012, reason = \"service restart\" }"),
-        too_big: text("too_big", "{ code = 1009, reason = \"too big\" }"),
-        rate_limited: text("rate_limited", "{ code = 1008, reason = \"rate limited\" }"),
-        protocol: text("protocol", "{ code = 1002, reason = \"protocol error\" }"),
-        upstream_lost: text("upstream_lost", "{ code = 1013, reason = \"upstream lost\" }"),
-        unauthorized: text("unauthorized", "{ code = 3000, reason = \"sign in\" }"),
-        forbidden: text("forbidden", "{ code = 3003, reason = \"not for you\" }"),
-        unavailable: text("unavailable", "{ code = 1013, reason = \"try again later\" }"),
-        first_message: text("first_message", "{ code = 1008, reason = \"no token\" }"),
-        auth_timeout: text("auth_timeout", "{ code = 3008, reason = \"no first message\" }"),
-    };
-    s.finish();
-    close
-}
-
-fn close_text(mut s: Section<'_>) -> CloseText {
-    let text = CloseText {
-        place: s.place.clone(),
-        code: s.number("code", 0, 65_535, 3000),
-        reason: s.text("reason", "\"token expired\""),
-    };
-    s.finish();
-    text
 }
 
 const CLOSE: &str = "{ drain = { code = 1012, reason = \"service restart\" } }";

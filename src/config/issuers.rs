@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::SigningKey;
+use super::demands;
 use super::file;
 use super::files::Context;
 use super::key_sets::key_set;
-use super::problem::{Placed, Problem, nearest};
+use super::problem::{Placed, Problem};
 use super::server::{duration, name};
 use crate::jwks;
 use crate::token::KeyRing;
-use crate::token::keys::{Algorithm, KeyError, KeyStore, SetRules, is_pem};
+use crate::token::keys::{Algorithm, KeyError, KeyStore, MAX_KID, SetRules, is_pem};
 use crate::token::verify::Issuer;
 
 /// What the issuers of a config come to.
@@ -31,10 +32,10 @@ pub(super) fn issuers(typed: &[file::Issuer], context: &Context<'_>) -> Issuers 
     let mut found = Issuers::default();
     for typed in typed {
         let name: Option<Arc<str>> = name(typed.name.as_ref(), "issuer", &mut names, context).map(Into::into);
-        let keys = keys(typed, name.as_ref(), &mut found, context);
+        let algorithms = demands::algorithms(typed.algorithms.as_ref(), context);
+        let keys = keys(typed, name.as_ref(), &algorithms, &mut found, context);
         let leeway = tolerance(typed.leeway.as_ref(), "leeway", 0, context);
         let skew = tolerance(typed.skew.as_ref(), "skew", 5_000, context);
-        let required_claims = texts(typed.required_claims.as_ref(), "required_claims", context);
         let aud = texts(typed.aud.as_ref(), "aud", context);
         if let Some(iss) = typed.iss.as_ref().filter(|iss| iss.value.is_empty()) {
             let problem = Problem::new(&iss.place, "`iss` is empty");
@@ -50,13 +51,23 @@ pub(super) fn issuers(typed: &[file::Issuer], context: &Context<'_>) -> Issuers 
             skew,
             require_exp: typed.require_exp.as_ref().is_none_or(|require| require.value),
             max_lifetime: Some(duration(typed.max_lifetime.as_ref(), 24 * 3600 * 1000)).filter(|life| !life.is_zero()),
-            required_claims,
+            max_age: typed.max_age.as_ref().map(|age| age.value).filter(|age| !age.is_zero()),
+            algorithms,
+            typ: demands::typ(typed.typ.as_ref(), context),
+            azp: texts(typed.azp.as_ref(), "azp", context),
+            demands: demands::demands(&typed.demands, context),
         }));
     }
     found
 }
 
-fn keys(typed: &file::Issuer, name: Option<&Arc<str>>, found: &mut Issuers, context: &Context<'_>) -> Arc<KeyStore> {
+fn keys(
+    typed: &file::Issuer,
+    name: Option<&Arc<str>>,
+    algorithms: &[Algorithm],
+    found: &mut Issuers,
+    context: &Context<'_>,
+) -> Arc<KeyStore> {
     let mut ring = KeyRing::default();
     if !typed.has_keys && !typed.set.is_there() {
         let problem = Problem::new(&typed.place, "[[issuer]] has no key");
@@ -66,10 +77,10 @@ fn keys(typed: &file::Issuer, name: Option<&Arc<str>>, found: &mut Issuers, cont
     }
     for key in &typed.keys {
         context.mask_secret(key.secret_file.as_ref(), key.secret_env.as_ref());
-        add_key(&mut ring, key, name, &mut found.signing, context);
+        add_key(&mut ring, key, typed.algorithms.as_ref(), name, &mut found.signing, context);
     }
     // Only what is on this machine may hold secrets.
-    let rules = SetRules { algorithms: Vec::new(), secrets: typed.set.file.is_some() };
+    let rules = SetRules { algorithms: algorithms.to_vec(), secrets: typed.set.file.is_some() };
     let (Ok(Some(config)), name) = (key_set(typed, rules.clone(), context), name.cloned().unwrap_or_default()) else {
         return ring.into();
     };
@@ -105,28 +116,23 @@ fn add_jwk_set(store: &KeyStore, json: &[u8], rules: &SetRules, file: &Placed<St
 fn add_key(
     ring: &mut KeyRing,
     typed: &file::IssuerKey,
+    listed: Option<&Placed<Vec<Placed<String>>>>,
     name: Option<&Arc<str>>,
     signing: &mut Vec<SigningKey>,
     context: &Context<'_>,
 ) {
     let Some(algorithm) = &typed.algorithm else { return };
-    let Some(alg) = Algorithm::from_name(&algorithm.value) else {
-        let known = Algorithm::ALL.map(Algorithm::as_str);
-        let remedy = match algorithm.value.to_ascii_lowercase().as_str() {
-            "none" => "tokens without a signature are never accepted".to_owned(),
-            typed => {
-                // A name of another family would steer to another kind of key.
-                let family = known.into_iter().filter(|name| name.to_ascii_lowercase().get(..2) == typed.get(..2));
-                nearest(typed, family).map_or_else(
-                    || format!("known here: {}", known.join(", ")),
-                    |near| format!("did you mean `{near}`?"),
-                )
-            }
-        };
-        let problem = Problem::new(&algorithm.place, format!("`{}` is no algorithm that is known", algorithm.value));
-        context.add(problem.remedy(remedy));
-        return;
-    };
+    let Some(alg) = demands::algorithm(algorithm, context) else { return };
+    if let Some(list) =
+        listed.filter(|list| !list.value.is_empty() && !list.value.iter().any(|one| one.value == algorithm.value))
+    {
+        let problem = Problem::new(&algorithm.place, format!("`{alg}` is none of the issuer's `algorithms`"));
+        context.add(problem.other(&list.place, "these").remedy("add it there, or take the key out"));
+    }
+    if let Some(kid) = typed.kid.as_ref().filter(|kid| kid.value.is_empty() || kid.value.len() > MAX_KID) {
+        let problem = Problem::new(&kid.place, "`kid` is empty, or longer than 256 bytes");
+        context.add(problem.remedy("leave it out if the tokens name no key"));
+    }
     let shared = algorithm.value.starts_with("HS");
     let (wanted, unwanted) = if shared { ("secret", "pem") } else { ("pem", "secret") };
     let secret = [("secret_file", typed.secret_file.as_ref()), ("secret_env", typed.secret_env.as_ref())];

@@ -9,6 +9,7 @@
 mod admin;
 mod carriers;
 mod closes;
+mod demands;
 mod door;
 mod file;
 mod files;

@@ -8,6 +8,7 @@ use http::{HeaderName, HeaderValue};
 
 use super::carriers::{carriers, check_cookies, origins, parse_origin};
 use super::closes::codes;
+use super::demands::demands;
 use super::door::{first_message, reject};
 use super::file;
 use super::files::Context;
@@ -52,8 +53,11 @@ pub(super) fn routes(typed: &[file::Route], from: &Issuers, known: &[&str], cont
                 );
             }
         }
-        let verifier =
-            Arc::new(Verifier { issuers: accepted(typed, issuers, known, context), same: same(typed, context) });
+        let verifier = Arc::new(Verifier {
+            issuers: accepted(typed, issuers, known, context),
+            same: same(typed, context),
+            demands: demands(&typed.demands, context),
+        });
         let carriers = carriers(typed, context);
         let origins = origins(typed.origins.as_ref(), context);
         check_cookies(typed, &carriers, &origins, context);

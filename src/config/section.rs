@@ -7,6 +7,15 @@ use std::time::Duration;
 use super::problem::{Place, Placed, Problem, Report, suggest};
 use super::tree::{Entry, Kind, Node, Table};
 
+/// A value that is neither a list nor a table.
+#[derive(Clone, Debug)]
+pub(super) enum Scalar {
+    Boolean(bool),
+    Fraction(f64),
+    Integer(i64),
+    Text(String),
+}
+
 /// One table while it is read.
 pub(super) struct Section<'a> {
     table: &'a Table,
@@ -198,6 +207,60 @@ impl<'a> Section<'a> {
         Some(Placed { value, place: node.place.clone() })
     }
 
+    /// A list of which each member is a string, or a table of its own.
+    pub(super) fn texts_or_tables<T>(
+        &mut self,
+        key: &'static str,
+        path: &'static str,
+        title: &'static str,
+        example: &str,
+        of_text: impl Fn(Placed<String>) -> T,
+        of_table: impl Fn(Section<'a>) -> T,
+    ) -> Vec<T> {
+        let Some(entry) = self.ask(key) else { return Vec::new() };
+        let Kind::List(list) = &entry.value.kind else {
+            self.wrong_kind(key, &entry.value, "a list", example);
+            return Vec::new();
+        };
+        let mut members = Vec::with_capacity(list.len());
+        for item in list {
+            let place = item.place.clone();
+            match &item.kind {
+                Kind::Text(text) => members.push(of_text(Placed { value: text.clone(), place })),
+                Kind::Table(table) => members.push(of_table(Section::new(table, place, path, title, self.report))),
+                _ => self.wrong_kind(key, item, "strings and tables in its list", example),
+            }
+        }
+        members
+    }
+
+    /// A string, a number or a boolean.
+    pub(super) fn scalar(&mut self, key: &'static str, example: &str) -> Option<Placed<Scalar>> {
+        let node = &self.ask(key)?.value;
+        let value = scalar(node);
+        if value.is_none() {
+            self.wrong_kind(key, node, "a string, a number or a boolean", example);
+        }
+        Some(Placed { value: value?, place: node.place.clone() })
+    }
+
+    /// A list of strings, numbers and booleans.
+    pub(super) fn scalars(&mut self, key: &'static str, example: &str) -> Option<Placed<Vec<Placed<Scalar>>>> {
+        let node = &self.ask(key)?.value;
+        let Kind::List(list) = &node.kind else {
+            self.wrong_kind(key, node, "a list of strings, numbers and booleans", example);
+            return None;
+        };
+        let mut value = Vec::with_capacity(list.len());
+        for item in list {
+            match scalar(item) {
+                Some(scalar) => value.push(Placed { value: scalar, place: item.place.clone() }),
+                None => self.wrong_kind(key, item, "strings, numbers and booleans in its list", example),
+            }
+        }
+        (value.len() == list.len()).then(|| Placed { value, place: node.place.clone() })
+    }
+
     /// A table with keys of the user's own choice and strings as values.
     pub(super) fn pairs(&mut self, key: &'static str, example: &str) -> Vec<(Placed<String>, Placed<String>)> {
         let Some(entry) = self.ask(key) else { return Vec::new() };
@@ -306,6 +369,16 @@ impl<'a> Section<'a> {
             };
             self.report.add(problem);
         }
+    }
+}
+
+fn scalar(node: &Node) -> Option<Scalar> {
+    match &node.kind {
+        Kind::Boolean(value) => Some(Scalar::Boolean(*value)),
+        Kind::Fraction(value) => Some(Scalar::Fraction(*value)),
+        Kind::Integer(value) => Some(Scalar::Integer(*value)),
+        Kind::Text(value) => Some(Scalar::Text(value.clone())),
+        Kind::List(_) | Kind::Table(_) | Kind::Other(_) => None,
     }
 }
 

@@ -23,6 +23,8 @@ pub(super) struct Node {
 pub(super) enum Kind {
     Text(String),
     Integer(i64),
+    /// A number with a fraction or an exponent.
+    Fraction(f64),
     Boolean(bool),
     List(Vec<Node>),
     Table(Table),
@@ -36,6 +38,7 @@ impl Kind {
         match self {
             Self::Text(_) => "a string",
             Self::Integer(_) => "an integer",
+            Self::Fraction(_) => "a number with a fraction",
             Self::Boolean(_) => "a boolean",
             Self::List(_) => "a list",
             Self::Table(_) => "a table",
@@ -84,7 +87,10 @@ fn convert(value: &DeValue<'_>, at: PlaceAt<'_>) -> Kind {
         DeValue::String(text) => Kind::Text(text.to_string()),
         DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
             .map_or(Kind::Other("an integer that is out of range"), Kind::Integer),
-        DeValue::Float(_) => Kind::Other("a number with a fraction"),
+        DeValue::Float(number) => match number.as_str().parse::<f64>() {
+            Ok(value) if value.is_finite() => Kind::Fraction(value),
+            _ => Kind::Other("inf or nan"),
+        },
         DeValue::Boolean(value) => Kind::Boolean(*value),
         DeValue::Datetime(_) => Kind::Other("a date"),
         DeValue::Array(list) => Kind::List(

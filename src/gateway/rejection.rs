@@ -6,6 +6,7 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 
 use crate::registry::Refused;
 use crate::stream::{CloseCodes, Refusal, RenewalError};
+use crate::token::verify::demands::SCOPE_MISSING;
 use crate::token::{Denial, Public};
 use crate::upstream;
 use crate::ws::CloseText;
@@ -80,6 +81,9 @@ impl Rejection {
         let says = |name, value| Some((name, HeaderValue::from_static(value)));
         let (status, reason, header) = match self {
             Self::BadRequest(_) => (S::BAD_REQUEST, "bad_request", None),
+            Self::Denied(denial) if denial.reason == SCOPE_MISSING => {
+                (S::FORBIDDEN, denial.public.as_str(), says(header::WWW_AUTHENTICATE, INSUFFICIENT_SCOPE))
+            }
             Self::Denied(denial) => return denied(denial.public),
             Self::Draining => (S::SERVICE_UNAVAILABLE, "draining", retry()),
             Self::ForeignOrigin(_) => (S::FORBIDDEN, "forbidden", None),
@@ -235,6 +239,8 @@ impl From<upstream::Error> for Rejection {
     }
 }
 
+/// RFC 6750, section 3.1.
+const INSUFFICIENT_SCOPE: &str = "Bearer error=\"insufficient_scope\"";
 /// Seconds after which a client may try again.
 const RETRY_AFTER: &str = "5";
 
@@ -261,6 +267,13 @@ mod tests {
             (denied(Public::TokenInvalid), 401, "token_invalid", invalid, Some(3000)),
             (denied(Public::TokenRevoked), 401, "token_revoked", invalid, Some(3003)),
             (denied(Public::Forbidden), 403, "forbidden", None, Some(3003)),
+            (
+                Rejection::Denied(Denial::new(Public::Forbidden, SCOPE_MISSING, "x")),
+                403,
+                "forbidden",
+                Some(("www-authenticate", "Bearer error=\"insufficient_scope\"")),
+                Some(3003),
+            ),
             (Rejection::ForeignOrigin("x"), 403, "forbidden", None, Some(3003)),
             (Rejection::Misdirected, 421, "misdirected", None, None),
             (Rejection::TooMany, 429, "rate_limited", retry, Some(1013)),

@@ -6,6 +6,7 @@
 
 pub mod date;
 pub mod json;
+pub mod named;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

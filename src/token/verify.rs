@@ -1,23 +1,25 @@
 //! Token, rules and time in; grant or denial out.
 //!
-//! Owns the order in which a token is judged: its form, its header, which issuer it claims to be from, the signature,
-//! then the claims (RFC 7519, section 7.2; RFC 8725). Does not fetch keys, find tokens or know of streams. The gateway
+//! Owns the order in which a token is judged: its form, its header, which issuer it claims to be from and what that one
+//! signs, the signature, then the claims (RFC 7519, section 7.2; RFC 8725). Does not fetch keys, find tokens or know of streams. The gateway
 //! asks through [`Judge`]; the command line uses [`Verifier::explain`].
 
+pub mod demands;
 mod explain;
 mod rules;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use demands::{Demands, RequiredClaim, Typ, Wanted};
 pub use explain::RuleOutcome;
 
 use crate::clock::Now;
 use crate::secret::Token;
 use crate::token::claims::{Claims, Parts};
-use crate::token::keys::{KeyId, KeySet, KeyStore};
+use crate::token::keys::{Algorithm, KeyId, KeySet, KeyStore};
 use crate::token::{Answer, Denial, Grant, Judge, Marks, Principal, Public, Purpose, marks};
-use rules::{CLAIM_RULES, Case, HEADER_RULES, Header};
+use rules::{CLAIM_RULES, Case, HEADER_RULES, Header, ISSUER_RULES};
 
 /// The rules of one issuer.
 #[derive(Debug)]
@@ -38,11 +40,38 @@ pub struct Issuer {
     pub require_exp: bool,
     /// The longest `exp - iat` (or `exp - now`) that is accepted; `None` for no limit.
     pub max_lifetime: Option<Duration>,
-    /// Claims that must be there (and not null); missing ones are `forbidden`.
-    pub required_claims: Vec<String>,
+    /// The longest that a token counts since its `iat`, which it then must have; `None` for no limit.
+    pub max_age: Option<Duration>,
+    /// The algorithms that count, whatever keys there are; empty = those of the keys.
+    pub algorithms: Vec<Algorithm>,
+    /// The kinds of token that count.
+    pub typ: Vec<Typ>,
+    /// The clients whose tokens count (`azp`); empty = all. Others are `forbidden`.
+    pub azp: Vec<String>,
+    /// What tokens must have beside this; one that has it not is `forbidden`.
+    pub demands: Demands,
 }
 
 impl Issuer {
+    /// An issuer with these keys and the rules that the config has by default.
+    pub fn new(name: Arc<str>, keys: impl Into<Arc<KeyStore>>) -> Self {
+        Self {
+            name,
+            iss: None,
+            aud: Vec::new(),
+            keys: keys.into(),
+            leeway: Duration::ZERO,
+            skew: Duration::from_secs(5),
+            require_exp: true,
+            max_lifetime: Some(Duration::from_secs(24 * 3600)),
+            max_age: None,
+            algorithms: Vec::new(),
+            typ: Typ::usual(),
+            azp: Vec::new(),
+            demands: Demands::default(),
+        }
+    }
+
     /// By which name revocations go: its `iss`, or its name in the config where `iss` is not checked.
     pub fn revoked_as(&self) -> &str {
         self.iss.as_deref().unwrap_or(&self.name)
@@ -52,7 +81,7 @@ impl Issuer {
     /// because a token may be dated ahead by that much. It does not bound a token without `iat` that lives longer than the
     /// issuer's tokens may: that one is good once most of its life is over.
     pub fn longest_life(&self) -> Option<Duration> {
-        let life = self.max_lifetime.filter(|_| self.require_exp)?;
+        let life = self.max_lifetime.filter(|_| self.require_exp).into_iter().chain(self.max_age).min()?;
         Some(life.saturating_add(self.leeway).saturating_add(self.skew))
     }
 }
@@ -64,6 +93,8 @@ pub struct Verifier {
     pub issuers: Vec<Arc<Issuer>>,
     /// The route's `same` claims.
     pub same: Vec<String>,
+    /// What the route asks for, after the issuer's own.
+    pub demands: Demands,
 }
 
 /// Why a token is not accepted now.
@@ -105,6 +136,11 @@ impl Judge for Verifier {
 }
 
 impl Verifier {
+    /// The judge of a route that accepts these issuers and asks for no more; the principal is `iss` and `sub`.
+    pub fn new(issuers: Vec<Arc<Issuer>>) -> Self {
+        Self { issuers, same: vec!["iss".into(), "sub".into()], demands: Demands::default() }
+    }
+
     /// Judges `token` at the time `now` by the keys that are known; what [`Judge::judge`] answers.
     pub fn verify(&self, token: &Token, now: Now) -> Result<Grant, Denial> {
         self.attempt(token, now).map_err(Refusal::into_denial)
@@ -142,6 +178,10 @@ impl Verifier {
         let mut by_other = None;
         let mut may_come = Vec::new();
         for issuer in self.issuers_of(claims) {
+            if let Err(denial) = ISSUER_RULES.iter().try_for_each(|rule| (rule.check)(issuer, header).map(drop)) {
+                by_other.get_or_insert(denial);
+                continue;
+            }
             let key = match check_signature(issuer, header, signed, signature, now) {
                 Ok(key) => key,
                 Err(unsigned) => {
@@ -190,7 +230,7 @@ impl Verifier {
     }
 
     fn check_claims(&self, issuer: &Issuer, claims: &Claims, now: Now) -> Result<Principal, Denial> {
-        let case = Case { issuer, claims, now: now.wall };
+        let case = Case { issuer, route: &self.demands, claims, now: now.wall };
         for rule in CLAIM_RULES {
             (rule.check)(&case)?;
         }
@@ -213,7 +253,7 @@ fn check_signature(
     signature: &[u8],
     now: Now,
 ) -> Result<Option<KeyId>, Unsigned> {
-    let Header { algorithm, kid } = header;
+    let Header { algorithm, kid, .. } = header;
     let set = issuer.keys.set(now.mono);
     let set = set.as_deref();
     let mut tried = 0_usize;
@@ -229,7 +269,7 @@ fn check_signature(
 
 /// Why no key of the issuer's has signed the token, after so many were tried.
 fn unsigned(issuer: &Issuer, header: Header<'_>, set: Option<&KeySet>, tried: usize) -> Denial {
-    let Header { algorithm, kid } = header;
+    let Header { algorithm, kid, .. } = header;
     let name = &issuer.name;
     if tried > 0 {
         let which = match tried {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::demands::{self, Demands};
 use super::{Key, List};
 use crate::config::problem::Place;
 use crate::config::section::Section;
@@ -18,7 +19,11 @@ pub(in crate::config) struct Issuer {
     pub(in crate::config) skew: Key<Duration>,
     pub(in crate::config) require_exp: Key<bool>,
     pub(in crate::config) max_lifetime: Key<Duration>,
-    pub(in crate::config) required_claims: Key<List>,
+    pub(in crate::config) max_age: Key<Duration>,
+    pub(in crate::config) algorithms: Key<List>,
+    pub(in crate::config) typ: Key<List>,
+    pub(in crate::config) azp: Key<List>,
+    pub(in crate::config) demands: Demands,
     /// Whether there is any `[[issuer.key]]`, even if it cannot be read.
     pub(in crate::config) has_keys: bool,
     pub(in crate::config) keys: Vec<IssuerKey>,
@@ -72,7 +77,11 @@ pub(super) fn issuer(mut s: Section<'_>) -> Issuer {
         skew: s.duration("skew"),
         require_exp: s.boolean("require_exp"),
         max_lifetime: s.duration("max_lifetime"),
-        required_claims: s.texts("required_claims", "[\"sub\"]"),
+        max_age: s.duration("max_age"),
+        algorithms: s.texts("algorithms", "[\"RS256\"]"),
+        typ: s.texts("typ", "[\"at+jwt\"]"),
+        azp: s.texts("azp", "[\"web-app\"]"),
+        demands: demands::demands(&mut s, "issuer.required_claims"),
         has_keys: s.has("key"),
         keys: keys.into_iter().map(issuer_key).collect(),
     };

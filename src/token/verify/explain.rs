@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use super::rules::{self, CLAIM_RULES, Case, HEADER_RULES, Header, Kept};
+use super::demands::{Demands, Typ};
+use super::rules::{self, CLAIM_RULES, Case, HEADER_RULES, Header, ISSUER_RULES, Kept};
 use super::{Issuer, Verifier, check_signature};
 use crate::clock::{Now, Wall, humane};
 use crate::secret::Token;
@@ -65,6 +66,7 @@ impl Verifier {
         };
         for issuer in chosen {
             let from = outcomes.len();
+            explain_header(&mut outcomes, issuer, header);
             outcomes.push(match (header, &signature) {
                 (None, _) => untried("signature", "the header does not say how to check it"),
                 (_, Err(denial)) => failed("signature", denial),
@@ -74,7 +76,7 @@ impl Verifier {
                 },
             });
             if let Some(claims) = &claims {
-                self.explain_claims(&mut outcomes, &Case { issuer, claims, now: now.wall });
+                self.explain_claims(&mut outcomes, &Case { issuer, route: &self.demands, claims, now: now.wall });
             }
             for outcome in outcomes.iter_mut().skip(from) {
                 outcome.issuer = Some(std::sync::Arc::clone(&issuer.name));
@@ -100,6 +102,27 @@ impl Verifier {
     }
 }
 
+fn explain_header(outcomes: &mut Vec<RuleOutcome>, issuer: &Issuer, header: Option<Header<'_>>) {
+    for rule in ISSUER_RULES {
+        outcomes.push(match header.map(|header| (rule.check)(issuer, header)) {
+            None => untried(rule.name, "the header does not say how to check it"),
+            Some(Ok(Kept::Yes)) => passed(rule.name, listed(rule.name, issuer)),
+            Some(Ok(Kept::NotApplicable)) if rule.name == "typ" => untried(rule.name, "absent, and may be"),
+            Some(Ok(Kept::NotApplicable)) => untried(rule.name, "those of the issuer's keys"),
+            Some(Err(denial)) => failed(rule.name, &denial),
+        });
+    }
+}
+
+/// What an issuer's rule for the header allows.
+fn listed(rule: &str, issuer: &Issuer) -> String {
+    let names: Vec<&str> = match rule {
+        "typ" => issuer.typ.iter().map(Typ::as_str).collect(),
+        _ => issuer.algorithms.iter().map(|algorithm| algorithm.as_str()).collect(),
+    };
+    format!("one of {}", names.join(", "))
+}
+
 /// Notes whether a part could be read, and hands it on.
 fn note<T>(
     outcomes: &mut Vec<RuleOutcome>,
@@ -121,7 +144,7 @@ fn note<T>(
 
 fn describe_header(rule: &str, members: &serde_json::Map<String, Value>) -> String {
     match (rule, members.get(rule).and_then(Value::as_str)) {
-        ("alg" | "typ", Some(value)) => value.to_owned(),
+        ("alg", Some(value)) => value.to_owned(),
         _ => "present".to_owned(),
     }
 }
@@ -143,9 +166,19 @@ fn describe_claim(rule: &str, case: &Case<'_>) -> String {
         "nbf" => format!("{} (skew {})", seconds(*nbf), humane(case.issuer.skew)),
         "iat" => format!("{} (skew {})", seconds(*iat), humane(case.issuer.skew)),
         "max_lifetime" => format!("within {}", humane(case.issuer.max_lifetime.unwrap_or_default())),
-        "required_claims" => format!("has {}", case.issuer.required_claims.join(", ")),
+        "max_age" => format!("within {} of iat", humane(case.issuer.max_age.unwrap_or_default())),
+        "azp" => format!("one of {}", case.issuer.azp.join(", ")),
+        "scope" => format!("has {}", case.issuer.demands.scope.join(", ")),
+        "route scope" => format!("has {}", case.route.scope.join(", ")),
+        "required_claims" => required(&case.issuer.demands),
+        "route required_claims" => required(case.route),
         _ => String::new(),
     }
+}
+
+fn required(demands: &Demands) -> String {
+    let names: Vec<_> = demands.claims.iter().map(|required| required.claim.as_str()).collect();
+    format!("has {}", names.join(", "))
 }
 
 /// The claims that make the principal; one that is absent counts too, as that.
@@ -160,7 +193,8 @@ fn describe_absence(rule: &str, case: &Case<'_>) -> &'static str {
         "iss" => "the issuer's config does not ask for one",
         "max_lifetime" if case.issuer.max_lifetime.is_none() => "no limit is set",
         "max_lifetime" => "there is no exp to measure by",
-        "required_claims" => "none is required",
+        "max_age" => "no limit is set",
+        "scope" | "required_claims" | "route scope" | "route required_claims" => "none is required",
         _ => "absent, and not required",
     }
 }

@@ -2,11 +2,12 @@
 
 use serde_json::{Map, Value};
 
+use super::demands::{self, Demands, Typ};
 use super::{Issuer, invalid};
 use crate::clock::{Wall, humane};
 use crate::token::claims::Claims;
 use crate::token::claims::date::DateError;
-use crate::token::keys::Algorithm;
+use crate::token::keys::{Algorithm, MAX_KID};
 use crate::token::{Denial, Principal, Public};
 
 /// That a rule was kept.
@@ -37,11 +38,12 @@ pub(super) const HEADER_RULES: &[HeaderRule] = &[
     HeaderRule { name: "x5c", check: |header| absent(header, "x5c", "x5c_present", EMBEDDED) },
     HeaderRule { name: "x5u", check: |header| absent(header, "x5u", "x5u_present", EMBEDDED) },
     HeaderRule { name: "zip", check: |header| absent(header, "zip", "zip_present", "the token is compressed") },
-    HeaderRule { name: "typ", check: typ },
+    HeaderRule { name: "enc", check: |header| absent(header, "enc", "enc_present", ENCRYPTED) },
     HeaderRule { name: "kid", check: |header| kid(header).map(|kid| kid.map_or(Kept::NotApplicable, |_| Kept::Yes)) },
 ];
 
 const CRIT: &str = "the token demands extensions; none is supported (RFC 7515, section 4.1.11)";
+const ENCRYPTED: &str = "the header is one of an encrypted token (RFC 7516, section 9), and the token has three parts";
 const EMBEDDED: &str = "the token brings or points to a key; only keys of the config count (RFC 8725, section 3.10)";
 
 /// What of the header decides about the key.
@@ -49,11 +51,12 @@ const EMBEDDED: &str = "the token brings or points to a key; only keys of the co
 pub(super) struct Header<'a> {
     pub(super) algorithm: Algorithm,
     pub(super) kid: Option<&'a str>,
+    typ: Option<&'a Value>,
 }
 
 impl<'a> Header<'a> {
     pub(super) fn read(header: &'a Map<String, Value>) -> Result<Self, Denial> {
-        Ok(Self { algorithm: algorithm(header)?, kid: kid(header)? })
+        Ok(Self { algorithm: algorithm(header)?, kid: kid(header)?, typ: header.get("typ") })
     }
 }
 
@@ -72,31 +75,59 @@ fn algorithm(header: &Map<String, Value>) -> Result<Algorithm, Denial> {
 fn kid(header: &Map<String, Value>) -> Result<Option<&str>, Denial> {
     match header.get("kid") {
         None => Ok(None),
+        Some(Value::String(kid)) if kid.is_empty() => Err(invalid("kid_empty", "the header's kid is empty")),
+        Some(Value::String(kid)) if kid.len() > MAX_KID => {
+            Err(invalid("kid_too_long", "the header's kid is longer than 256 bytes"))
+        }
         Some(Value::String(kid)) => Ok(Some(kid)),
         Some(_) => Err(invalid("kid_not_string", "the header's kid is not a string")),
     }
 }
 
-/// `JWT` or `at+jwt` (RFC 9068, section 2.1), in any case, with or without `application/`.
-fn typ(header: &Map<String, Value>) -> Result<Kept, Denial> {
-    let Some(value) = header.get("typ") else { return Ok(Kept::NotApplicable) };
-    let known = value.as_str().is_some_and(|typ| {
-        let (prefix, rest) = typ.split_at_checked(APPLICATION.len()).unwrap_or(("", typ));
-        let short = if prefix.eq_ignore_ascii_case(APPLICATION) { rest } else { typ };
-        short.eq_ignore_ascii_case("jwt") || short.eq_ignore_ascii_case("at+jwt")
-    });
-    if known { Ok(Kept::Yes) } else { Err(invalid("typ_not_allowed", "the header's typ is neither JWT nor at+jwt")) }
-}
-
-const APPLICATION: &str = "application/";
-
 fn absent(header: &Map<String, Value>, name: &str, reason: &'static str, detail: &'static str) -> Result<Kept, Denial> {
     if header.contains_key(name) { Err(invalid(reason, detail)) } else { Ok(Kept::NotApplicable) }
+}
+
+/// A rule for the header that is another one for each issuer.
+pub(super) struct IssuerRule {
+    pub(super) name: &'static str,
+    pub(super) check: fn(&Issuer, Header<'_>) -> Result<Kept, Denial>,
+}
+
+/// Tried in this order for each issuer that the token may be from, before any of its keys is touched.
+pub(super) const ISSUER_RULES: &[IssuerRule] =
+    &[IssuerRule { name: "typ", check: typ }, IssuerRule { name: "algorithms", check: algorithms }];
+
+/// One kind of token is not taken for another (RFC 8725, section 3.11).
+fn typ(issuer: &Issuer, header: Header<'_>) -> Result<Kept, Denial> {
+    let found = match header.typ {
+        None => Some(Typ::Absent),
+        Some(typ) => typ.as_str().map(Typ::named),
+    };
+    if found.is_some_and(|found| issuer.typ.contains(&found)) {
+        return Ok(if header.typ.is_some() { Kept::Yes } else { Kept::NotApplicable });
+    }
+    let wanted: Vec<_> = issuer.typ.iter().map(Typ::as_str).collect();
+    let found = if header.typ.is_some() { "typ is another one" } else { "header has no typ" };
+    Err(invalid("typ_not_allowed", format!("the token's {found}; wanted is {}", wanted.join(" or "))))
+}
+
+fn algorithms(issuer: &Issuer, header: Header<'_>) -> Result<Kept, Denial> {
+    if issuer.algorithms.is_empty() {
+        return Ok(Kept::NotApplicable);
+    }
+    if issuer.algorithms.contains(&header.algorithm) {
+        return Ok(Kept::Yes);
+    }
+    let wanted: Vec<_> = issuer.algorithms.iter().map(|algorithm| algorithm.as_str()).collect();
+    Err(invalid("alg_not_allowed", format!("{} signs with {}", issuer.name, wanted.join(" or "))))
 }
 
 /// What a rule for claims is tried on.
 pub(super) struct Case<'a> {
     pub(super) issuer: &'a Issuer,
+    /// What the route asks for beside its issuers.
+    pub(super) route: &'a Demands,
     pub(super) claims: &'a Claims,
     pub(super) now: Wall,
 }
@@ -115,7 +146,13 @@ pub(super) const CLAIM_RULES: &[ClaimRule] = &[
     ClaimRule { name: "nbf", check: nbf },
     ClaimRule { name: "iat", check: iat },
     ClaimRule { name: "max_lifetime", check: max_lifetime },
-    ClaimRule { name: "required_claims", check: required_claims },
+    ClaimRule { name: "max_age", check: max_age },
+    // From here on the token is good, but may not be good enough.
+    ClaimRule { name: "azp", check: azp },
+    ClaimRule { name: "scope", check: |case| scope(&case.issuer.demands, case) },
+    ClaimRule { name: "required_claims", check: |case| required_claims(&case.issuer.demands, case) },
+    ClaimRule { name: "route scope", check: |case| scope(case.route, case) },
+    ClaimRule { name: "route required_claims", check: |case| required_claims(case.route, case) },
 ];
 
 fn iss(case: &Case<'_>) -> Result<Kept, Denial> {
@@ -175,7 +212,9 @@ fn exp(case: &Case<'_>) -> Result<Kept, Denial> {
 
 /// The instant from which the token no longer counts, not yet capped.
 pub(super) fn expiry(issuer: &Issuer, claims: &Claims) -> Option<Wall> {
-    claims.exp.and_then(Result::ok).map(|exp| exp.saturating_add(issuer.leeway))
+    let exp = claims.exp.and_then(Result::ok);
+    let aged = issuer.max_age.and_then(|age| Some(claims.iat?.ok()?.saturating_add(age)));
+    exp.into_iter().chain(aged).min().map(|end| end.saturating_add(issuer.leeway))
 }
 
 fn nbf(case: &Case<'_>) -> Result<Kept, Denial> {
@@ -223,17 +262,39 @@ fn max_lifetime(case: &Case<'_>) -> Result<Kept, Denial> {
     Err(invalid("lifetime_too_long", format!("the token lives {}, allowed are {}{hint}", humane(life), humane(limit))))
 }
 
-fn required_claims(case: &Case<'_>) -> Result<Kept, Denial> {
-    for name in &case.issuer.required_claims {
-        if matches!(case.claims.members.get(name), None | Some(Value::Null)) {
-            return Err(Denial::new(
-                Public::Forbidden,
-                "required_claim_missing",
-                format!("the token has no claim {name}"),
-            ));
-        }
+/// However far off its `exp` is, a token counts for so long only.
+fn max_age(case: &Case<'_>) -> Result<Kept, Denial> {
+    let Some(limit) = case.issuer.max_age else { return Ok(Kept::NotApplicable) };
+    let iat = match case.claims.iat {
+        None => return Err(invalid("iat_missing", "the token has no iat, by which its age would be known")),
+        Some(Err(error)) => return Err(bad_date("iat", error)),
+        Some(Ok(iat)) => iat,
+    };
+    let end = iat.saturating_add(limit).saturating_add(case.issuer.leeway);
+    if case.now < end {
+        return Ok(Kept::Yes);
     }
-    Ok(if case.issuer.required_claims.is_empty() { Kept::NotApplicable } else { Kept::Yes })
+    let age = humane(case.now.saturating_since(iat));
+    let detail = format!("the token was issued {age} ago; it counts for {}", humane(limit));
+    Err(Denial::new(Public::TokenExpired, "max_age_exceeded", detail))
+}
+
+fn azp(case: &Case<'_>) -> Result<Kept, Denial> {
+    let wanted = &case.issuer.azp;
+    if wanted.is_empty() {
+        return Ok(Kept::NotApplicable);
+    }
+    demands::check_azp(wanted, &case.claims.members).map(|()| Kept::Yes)
+}
+
+fn scope(demands: &Demands, case: &Case<'_>) -> Result<Kept, Denial> {
+    let kept = if demands.scope.is_empty() { Kept::NotApplicable } else { Kept::Yes };
+    demands::check_scope(demands, &case.claims.members).map(|()| kept)
+}
+
+fn required_claims(demands: &Demands, case: &Case<'_>) -> Result<Kept, Denial> {
+    let kept = if demands.claims.is_empty() { Kept::NotApplicable } else { Kept::Yes };
+    demands::check_claims(demands, &case.claims.members).map(|()| kept)
 }
 
 /// Who the stream belongs to. Where the issuer's `iss` is not checked, any of its tokens can claim any `iss`; its name

@@ -3,9 +3,11 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use super::demands::SCOPE_MISSING;
 use super::*;
 use crate::clock::{Mono, Wall};
 use crate::secret::Secret;
+use crate::token::claims::named::Claim;
 use crate::token::keys::Algorithm;
 use crate::token::keys::tests::pairs;
 
@@ -35,21 +37,17 @@ fn mint(algorithm: Algorithm, claims: &Value) -> Token {
 }
 
 fn issuer(name: &str, algorithm: Algorithm) -> Issuer {
-    Issuer {
-        name: name.into(),
-        iss: None,
-        aud: vec![],
-        keys: pairs().ring(algorithm, None).into(),
-        leeway: Duration::ZERO,
-        skew: Duration::from_secs(5),
-        require_exp: true,
-        max_lifetime: Some(Duration::from_secs(24 * 3600)),
-        required_claims: vec![],
-    }
+    Issuer::new(name.into(), pairs().ring(algorithm, None))
 }
 
 fn verifier(issuers: Vec<Issuer>) -> Verifier {
-    Verifier { issuers: issuers.into_iter().map(Arc::new).collect(), same: vec!["iss".into(), "sub".into()] }
+    Verifier::new(issuers.into_iter().map(Arc::new).collect())
+}
+
+/// Claims that must be there, whatever they are.
+fn required(names: &[&str]) -> Demands {
+    let claims = names.iter().map(|name| RequiredClaim { claim: Claim::parse(name).unwrap(), any_of: vec![] });
+    Demands { claims: claims.collect(), ..Demands::default() }
 }
 
 fn hs256() -> Verifier {
@@ -113,6 +111,8 @@ fn headers_that_ask_for_more_than_a_signature_are_refused_by_name() {
         (r#"{"alg":"HS256","zip":"DEF"}"#, "zip_present"),
         (r#"{"alg":"HS256","kid":1}"#, "kid_not_string"),
         (r#"{"alg":"HS256","kid":null}"#, "kid_not_string"),
+        (r#"{"alg":"HS256","kid":""}"#, "kid_empty"),
+        (r#"{"alg":"HS256","enc":"A128GCM"}"#, "enc_present"),
         (r#"{"alg":"none"}"#, "alg_none"),
         (r#"{"alg":"None"}"#, "alg_none"),
         (r#"{"alg":"NONE"}"#, "alg_none"),
@@ -143,6 +143,130 @@ fn headers_that_ask_for_more_than_a_signature_are_refused_by_name() {
     }
     let unsigned = Token::new(format!("{}.{}.", text(r#"{"alg":"none"}"#), text(&claims)));
     assert_eq!(reason(&hs256(), &unsigned, now()), "alg_none");
+}
+
+#[test]
+fn a_kid_has_a_length() {
+    for (length, expected) in [(256, ""), (257, "kid_too_long")] {
+        let header = json!({"alg": "HS256", "kid": "k".repeat(length)}).to_string();
+        let token = mint_raw(Algorithm::HS256, &header, &json!({"exp": NOW + 10}).to_string());
+        assert_eq!(reason(&hs256(), &token, now()), expected, "{length}");
+    }
+}
+
+#[test]
+fn the_kinds_of_token_that_count_are_the_issuers() {
+    let with = |typ: &[Typ]| verifier(vec![Issuer { typ: typ.to_vec(), ..issuer("default", Algorithm::HS256) }]);
+    let access = with(&[Typ::named("application/AT+jwt")]);
+    let absent = with(&[Typ::Absent]);
+    let rows = [
+        (&access, r#"{"alg":"HS256","typ":"at+jwt"}"#, ""),
+        (&access, r#"{"alg":"HS256","typ":"application/at+JWT"}"#, ""),
+        (&access, r#"{"alg":"HS256","typ":"JWT"}"#, "typ_not_allowed"),
+        (&access, r#"{"alg":"HS256"}"#, "typ_not_allowed"),
+        (&access, r#"{"alg":"HS256","typ":null}"#, "typ_not_allowed"),
+        (&absent, r#"{"alg":"HS256"}"#, ""),
+        (&absent, r#"{"alg":"HS256","typ":"none"}"#, "typ_not_allowed"),
+        (&absent, r#"{"alg":"HS256","typ":"JWT"}"#, "typ_not_allowed"),
+        (&with(&[]), r#"{"alg":"HS256"}"#, "typ_not_allowed"),
+    ];
+    for (verifier, header, expected) in rows {
+        let token = mint_raw(Algorithm::HS256, header, &json!({"exp": NOW + 10}).to_string());
+        assert_eq!(reason(verifier, &token, now()), expected, "{header}");
+    }
+}
+
+#[test]
+fn an_algorithm_that_is_not_the_issuers_waits_for_no_key() {
+    let keys = crate::token::keys::KeyStore::with_set("default".into(), pairs().ring(Algorithm::HS256, None), false);
+    let listed = Issuer { algorithms: vec![Algorithm::HS256], ..Issuer::new("default".into(), keys) };
+    let listed = verifier(vec![listed]);
+    assert_eq!(reason(&listed, &mint(Algorithm::HS256, &json!({"exp": NOW + 10})), now()), "");
+    let other = mint(Algorithm::ES256, &json!({"exp": NOW + 10}));
+    let Err(Refusal::Denied(denial)) = listed.attempt(&other, now()) else { panic!("it must be denied at once") };
+    assert_eq!(denial.reason, "alg_not_allowed");
+}
+
+#[test]
+fn a_token_counts_no_longer_than_its_age_allows() {
+    let aged = |max_age, leeway| {
+        let (max_age, leeway) = (Some(Duration::from_secs(max_age)), Duration::from_secs(leeway));
+        verifier(vec![Issuer { leeway, max_age, ..issuer("default", Algorithm::HS256) }])
+    };
+    let rows: &[(u64, u64, Value, u32, &str, Option<u64>)] = &[
+        // max_age, leeway, claims, nanoseconds after NOW, the reason, and the expiry from NOW
+        (60, 0, json!({"exp": NOW + 600, "iat": NOW - 59}), 0, "", Some(1)),
+        (60, 0, json!({"exp": NOW + 600, "iat": NOW - 60}), 0, "max_age_exceeded", None),
+        (60, 0, json!({"exp": NOW + 600, "iat": 1_699_999_940.5}), 499_999_999, "", Some(0)),
+        (60, 0, json!({"exp": NOW + 600, "iat": 1_699_999_940.5}), 500_000_000, "max_age_exceeded", None),
+        (60, 9, json!({"exp": NOW + 600, "iat": NOW - 60}), 0, "", Some(9)),
+        (60, 0, json!({"exp": NOW + 5, "iat": NOW - 10}), 0, "", Some(5)),
+        (60, 0, json!({"exp": NOW + 600, "iat": NOW + 5}), 0, "", Some(65)),
+        (60, 0, json!({"exp": NOW + 600}), 0, "iat_missing", None),
+        (60, 0, json!({"exp": NOW + 600, "iat": "x"}), 0, "iat_not_a_number", None),
+        (60, 0, json!({"exp": NOW - 1, "iat": NOW - 600}), 0, "expired", None),
+    ];
+    for (max_age, leeway, claims, nanos, expected, expiry) in rows {
+        let verifier = aged(*max_age, *leeway);
+        let token = mint(Algorithm::HS256, claims);
+        let verdict = verifier.verify(&token, at(NOW, *nanos));
+        assert_eq!(verdict.as_ref().map_or_else(|denial| denial.reason, |_| ""), *expected, "{claims}");
+        if let (Ok(grant), Some(expiry)) = (&verdict, expiry) {
+            assert_eq!(grant.expiry.unwrap().as_secs(), NOW + expiry, "{claims}");
+        }
+    }
+    let denial = aged(60, 0).verify(&mint(Algorithm::HS256, &json!({"exp": NOW + 9, "iat": NOW - 99})), now());
+    assert_eq!(denial.unwrap_err().public, Public::TokenExpired);
+    let endless =
+        Issuer { require_exp: false, max_age: Some(Duration::from_secs(60)), ..issuer("a", Algorithm::HS256) };
+    assert_eq!(endless.longest_life(), Some(Duration::from_secs(65)), "a ban need not outlive it");
+    let endless = verifier(vec![endless]);
+    let grant = endless.verify(&mint(Algorithm::HS256, &json!({"iat": NOW - 10})), now()).unwrap();
+    assert_eq!(grant.expiry, Some(at(NOW + 50, 0).wall));
+}
+
+#[test]
+fn what_the_issuer_and_then_the_route_ask_for_must_be_there() {
+    let wants = |claim: &str, any_of: Vec<Wanted>| RequiredClaim { claim: Claim::parse(claim).unwrap(), any_of };
+    let mut strict = issuer("default", Algorithm::HS256);
+    strict.azp = vec!["app".into(), "cli".into()];
+    strict.demands.scope = vec!["chat".into()];
+    strict.demands.claims = vec![wants("tier", vec![Wanted::Integer(2), Wanted::Text("gold".into())])];
+    let mut route = verifier(vec![strict]);
+    route.demands.scope = vec!["chat:write".into()];
+    route.demands.claims = vec![wants("/realm_access/roles", vec![Wanted::Text("admin".into())]), wants("sid", vec![])];
+    let good = json!({
+        "exp": NOW + 10, "azp": "cli", "scope": "chat chat:write", "tier": 2.0, "sid": false,
+        "realm_access": {"roles": ["user", "admin"]}
+    });
+    assert_eq!(reason(&route, &mint(Algorithm::HS256, &good), now()), "");
+    assert!(route.explain(&mint(Algorithm::HS256, &good), now()).iter().all(|outcome| outcome.passed != Some(false)));
+    for (name, value, expected, rule) in [
+        ("azp", json!("other"), "azp_mismatch", "azp"),
+        ("azp", json!(null), "azp_mismatch", "azp"),
+        ("azp", json!(["cli"]), "azp_mismatch", "azp"),
+        ("scope", json!("chat:write"), SCOPE_MISSING, "scope"),
+        ("scope", json!("chat"), SCOPE_MISSING, "route scope"),
+        ("tier", json!(3), "required_claim_mismatch", "required_claims"),
+        ("tier", json!("2"), "required_claim_mismatch", "required_claims"),
+        ("tier", json!(null), "required_claim_missing", "required_claims"),
+        ("realm_access", json!({"roles": ["user"]}), "required_claim_mismatch", "route required_claims"),
+        ("realm_access", json!({"roles": []}), "required_claim_mismatch", "route required_claims"),
+        ("realm_access", json!(["admin"]), "required_claim_missing", "route required_claims"),
+        ("sid", json!(null), "required_claim_missing", "route required_claims"),
+    ] {
+        let mut claims = good.clone();
+        claims[name] = value;
+        let token = mint(Algorithm::HS256, &claims);
+        let denial = route.verify(&token, now()).unwrap_err();
+        assert_eq!((denial.reason, denial.public), (expected, Public::Forbidden), "{name}");
+        let outcomes = route.explain(&token, now());
+        let failed: Vec<_> = outcomes.iter().filter(|outcome| outcome.passed == Some(false)).collect();
+        assert_eq!(failed.len(), 1, "{failed:?}");
+        assert_eq!(failed[0].rule, rule);
+        let expired = json!({"exp": NOW, "azp": "other"});
+        assert_eq!(reason(&route, &mint(Algorithm::HS256, &expired), now()), "expired", "what is worse is told");
+    }
 }
 
 #[test]
@@ -366,7 +490,7 @@ fn the_kid_selects_the_key() {
 #[test]
 fn the_client_learns_only_the_public_reason() {
     let mut strict = issuer("default", Algorithm::HS256);
-    strict.required_claims = vec!["scope".into(), "sid".into()];
+    strict.demands = required(&["scope", "sid"]);
     let strict = verifier(vec![strict]);
     for (claims, expected) in [
         (json!({"exp": NOW, "scope": 1, "sid": 1}), Public::TokenExpired),
@@ -456,7 +580,7 @@ fn explain_tries_every_rule_also_after_one_has_failed() {
     let mut strict = issuer("default", Algorithm::HS256);
     strict.iss = Some("a".into());
     strict.aud = vec!["x".into()];
-    strict.required_claims = vec!["scope".into()];
+    strict.demands = required(&["scope"]);
     let strict = verifier(vec![strict]);
     let outcome = |token: &Token, rule: &str| {
         let all = strict.explain(token, now());
