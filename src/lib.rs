@@ -45,7 +45,7 @@ pub mod gateway;
 pub mod listen;
 // Probes and admin listeners: health, metrics, live streams, revocations, drain.
 pub mod admin;
-// The token issuer's side: mint tokens, when to renew, when to come back.
+// The token issuer's side: mint or fetch tokens, when to renew, when to come back.
 pub mod issuer;
 // Two plain WebSocket services to stand behind the gateway: echo and verifier.
 pub mod backend;

@@ -3,60 +3,15 @@
 
 mod common;
 
-use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
-
-use common::{Gateway, config};
+use common::{Client, Gateway, config};
 use portcullis::backend::{Settings, echo};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// The client while it runs; ended when dropped.
-struct Client {
-    child: Child,
-    lines: mpsc::UnboundedReceiver<String>,
-    told: String,
-}
-
-impl Client {
-    fn start(gateway: &Gateway, arguments: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
-            .args(["client", &format!("wss://localhost:{}/", gateway.address().port()), "--ca", "ca.pem"])
-            .args(["--ttl", "2s", "--sub", "one", "--message", "hello"])
-            .args(arguments)
-            .current_dir(gateway.path("."))
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the client");
-        let out = BufReader::new(child.stdout.take().expect("its output"));
-        let (sender, lines) = mpsc::unbounded_channel();
-        std::thread::spawn(move || out.lines().map_while(Result::ok).all(|line| sender.send(line).is_ok()));
-        Self { child, lines, told: String::new() }
-    }
-
-    /// Reads on until a line that begins with this has come so often in all.
-    async fn until(&mut self, start: &str, times: usize) {
-        while self.told.lines().filter(|line| line.starts_with(start)).count() < times {
-            let line = tokio::time::timeout(Duration::from_secs(20), self.lines.recv()).await;
-            let line = line.ok().flatten().unwrap_or_else(|| panic!("no more `{start}`:\n{}", self.told));
-            self.told.push_str(&line);
-            self.told.push('\n');
-        }
-        assert!(!self.told.contains("eyJ"), "a token was printed:\n{}", self.told);
-    }
-
-    fn streams(&self) -> usize {
-        self.told.lines().filter(|line| line.starts_with("open")).count()
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// The client with tokens of its own, good for two seconds.
+fn client(gateway: &Gateway, arguments: &[&str]) -> Client {
+    let own = ["--ttl", "2s", "--sub", "one", "--message", "hello"];
+    Client::start(gateway, &[&own, arguments].concat())
 }
 
 /// A gateway in front of the echo service.
@@ -72,7 +27,7 @@ async fn start(route: &str) -> (Gateway, CancellationToken) {
 #[tokio::test]
 async fn by_default_it_renews_beside_the_stream() {
     let (gateway, _shutdown) = start("").await;
-    let mut client = Client::start(&gateway, &[]);
+    let mut client = client(&gateway, &[]);
     client.until("renewed   on the same stream", 3).await;
     assert_eq!(client.streams(), 1, "{}", client.told);
     assert!(!client.told.contains("closed"), "{}", client.told);
@@ -81,7 +36,7 @@ async fn by_default_it_renews_beside_the_stream() {
 #[tokio::test]
 async fn in_band_it_renews_with_a_message_that_the_gateway_takes_out() {
     let (gateway, _shutdown) = start("renew_in_band = \"consume\"\nrenewal_prefix = \"renew \"").await;
-    let mut client = Client::start(&gateway, &["--in-band", "--in-band-prefix", "renew "]);
+    let mut client = client(&gateway, &["--in-band", "--in-band-prefix", "renew "]);
     client.until("renewed   on the same stream", 3).await;
     assert_eq!(client.streams(), 1, "{}", client.told);
     assert!(!client.told.contains("received  renew"), "a renewal reached the service:\n{}", client.told);
@@ -90,7 +45,7 @@ async fn in_band_it_renews_with_a_message_that_the_gateway_takes_out() {
 #[tokio::test]
 async fn in_band_a_route_that_forwards_renews_and_the_service_sees_the_token() {
     let (gateway, _shutdown) = start("renew_in_band = \"forward\"").await;
-    let mut client = Client::start(&gateway, &["--in-band"]);
+    let mut client = client(&gateway, &["--in-band"]);
     client.until("received  (the token)", 3).await;
     assert_eq!(client.streams(), 1, "{}", client.told);
     assert!(!client.told.contains("closed"), "{}", client.told);
@@ -99,7 +54,7 @@ async fn in_band_a_route_that_forwards_renews_and_the_service_sees_the_token() {
 #[tokio::test]
 async fn another_principal_is_refused_and_comes_back_with_a_stream_of_its_own() {
     let (gateway, _shutdown) = start("").await;
-    let mut client = Client::start(&gateway, &["--sub", "two"]);
+    let mut client = client(&gateway, &["--sub", "two"]);
     client.until("open", 2).await;
     for told in ["renewal   refused with 403 forbidden; this stream ends with its token", "closed with 3000"] {
         assert!(client.told.contains(told), "{}", client.told);
@@ -112,7 +67,7 @@ async fn where_a_route_does_not_renew_or_nobody_wants_it_to_it_comes_back() {
     let (gateway, _shutdown) = start("renew = false").await;
     let (renewing, _other) = start("").await;
     for (gateway, arguments, told) in [(&gateway, &[][..], 1), (&renewing, &["--no-renew"][..], 0)] {
-        let mut client = Client::start(gateway, arguments);
+        let mut client = client(gateway, arguments);
         client.until("open", 3).await;
         assert_eq!(client.told.matches("a stream ends with its token there").count(), told, "{}", client.told);
         assert_eq!(client.told.matches("closed with 3000 \"token expired\"").count(), 2, "{}", client.told);

@@ -10,6 +10,7 @@ use rustls::CertificateError;
 use tokio_util::sync::CancellationToken;
 
 use super::Failure;
+use super::issuer::IssuerArguments;
 use super::key::{KeyArguments, read};
 use super::signals::Terminations;
 use crate::client::{self, End, OpenError, RenewalMode, Settings, Source, Target, stdin_lines, trust};
@@ -21,6 +22,7 @@ use crate::token::Carrier;
 
 /// Arguments of `client`.
 #[derive(Debug, Args)]
+#[command(mut_arg("issuer", |issuer| issuer.value_name("URL|NAME").help(ISSUER)))]
 #[allow(clippy::struct_excessive_bools)] // one for each switch
 pub(super) struct Arguments {
     /// Where to
@@ -71,6 +73,8 @@ pub(super) struct Arguments {
     /// How long each token is good for
     #[arg(long, default_value = "10s", value_parser = duration)]
     ttl: Duration,
+    #[command(flatten)]
+    issuer: IssuerArguments,
     #[command(flatten)]
     key: KeyArguments,
 }
@@ -158,12 +162,17 @@ fn source(arguments: &Arguments) -> Result<Source, Failure> {
     if let Some(command) = &arguments.token_command {
         return Ok(Source::Command(command.split_whitespace().map(str::to_owned).collect()));
     }
+    if let Some(endpoint) = arguments.issuer.endpoint(arguments.key.issuer())? {
+        return Ok(Source::Issuer(Box::new(endpoint)));
+    }
     // One id for the whole run: for routes where it makes the principal, a new subject is still the same one.
     let mint = arguments.key.mint(arguments.ttl)?.with_claim("sid", random_id().into());
     let subjects = if arguments.sub.is_empty() { vec!["portcullis client".to_owned()] } else { arguments.sub.clone() };
     Ok(Source::Mint { mint, subjects })
 }
 
+const ISSUER: &str = "Take tokens from the issuer of this URL (see --client-id), or sign them with the shared secret of this \
+    issuer of the config";
 const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
 const BACKOFF: Duration = Duration::from_millis(500);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);

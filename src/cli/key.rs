@@ -49,6 +49,11 @@ pub(super) struct KeyArguments {
 }
 
 impl KeyArguments {
+    /// The value of --issuer: a name, or for verbs that take tokens from elsewhere too a URL.
+    pub(super) fn issuer(&self) -> Option<&str> {
+        self.issuer.as_deref()
+    }
+
     /// The maker of such tokens, good for `ttl`.
     pub(super) fn mint(&self, ttl: Duration) -> Result<Mint, Failure> {
         let mut claims = Map::new();

@@ -9,6 +9,7 @@ mod cert;
 mod check;
 mod client;
 mod demo;
+mod issuer;
 mod key;
 mod pid;
 mod run;

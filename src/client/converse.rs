@@ -140,6 +140,7 @@ impl Client<'_> {
                 self.renew_with(talk, fetched).await;
             }
             Progress::Fetched(fetched) => {
+                let asked = fetched.as_ref().err().and_then(|error| error.asked(self.clock.now()));
                 let (why, advice) = match (fetched, self.settings.source.origin()) {
                     (Err(error @ (SourceError::UsedUp | SourceError::Mint(_))), _) => {
                         (error.to_string(), RenewalAdvice::Stop)
@@ -149,9 +150,9 @@ impl Client<'_> {
                     (Ok(_), None) => ("the token is not newer".to_owned(), RenewalAdvice::Retry),
                 };
                 if std::mem::replace(&mut talk.renewing.said, true) {
-                    talk.renewing.retry(None, &self.clock);
+                    talk.renewing.retry(asked, &self.clock);
                 } else {
-                    self.not_renewed(talk, why, advice, false, None);
+                    self.not_renewed(talk, why, advice, false, asked);
                 }
             }
             Progress::Answered(Ok(told)) => {

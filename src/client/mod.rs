@@ -234,10 +234,10 @@ impl Client<'_> {
                 Ok(fetched)
             }
             Err(error @ (SourceError::UsedUp | SourceError::Mint(_))) => Err(Round::Done(End::NoToken(error))),
-            // A file or a command may work the next time.
+            // An issuer, a file or a command may work the next time.
             Err(error) => {
                 (self.sink)(Event::Failed(error.to_string()));
-                Err(Round::Again(Pause::LATER))
+                Err(Round::Again(Pause { asked: error.asked(self.clock.now()), ..Pause::LATER }))
             }
         }
     }

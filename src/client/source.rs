@@ -1,4 +1,4 @@
-//! Where the client's tokens come from: its own mint, a file, a command, or one fixed token.
+//! Where the client's tokens come from: its own mint, an issuer, a file, a command, or one fixed token.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -9,7 +9,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tokio::io::AsyncReadExt as _;
 
 use crate::clock::{Now, Wall};
-use crate::issuer::{Mint, MintError};
+use crate::issuer::schedule::retry_after;
+use crate::issuer::{Mint, MintError, TokenEndpoint, TokenError};
 use crate::secret::Token;
 
 /// Where tokens come from.
@@ -22,6 +23,8 @@ pub enum Source {
         /// The `sub` of the first token, the second, and so on; the last one goes on for all that follow.
         subjects: Vec<String>,
     },
+    /// Handed out by an issuer.
+    Issuer(Box<TokenEndpoint>),
     /// Read from a file, each time anew, so that something else may renew it.
     File(PathBuf),
     /// Printed by a program, given with its arguments; it is run for each token.
@@ -33,6 +36,9 @@ pub enum Source {
 /// Why there is no token.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
+    /// The issuer gives none.
+    #[error(transparent)]
+    Issuer(#[from] TokenError),
     /// It cannot be signed.
     #[error(transparent)]
     Mint(#[from] MintError),
@@ -55,10 +61,20 @@ pub enum SourceError {
 pub struct Fetched {
     /// The token.
     pub token: Token,
-    /// Its `exp`, read without verifying anything.
+    /// Its `exp`, read without verifying anything; else what its issuer said beside it.
     pub expires: Option<Wall>,
     /// Its `sub`, likewise.
     pub subject: Option<String>,
+}
+
+impl SourceError {
+    /// How long the source asks to be left alone.
+    pub(super) fn asked(&self, now: Now) -> Option<Duration> {
+        match self {
+            Self::Issuer(TokenError::Refused { retry_after: Some(value), .. }) => retry_after(value, now.wall),
+            _ => None,
+        }
+    }
 }
 
 impl Source {
@@ -69,6 +85,7 @@ impl Source {
             Self::File(path) => Some(format!("the token in {}", path.display())),
             // Arguments may hold what is nobody's business.
             Self::Command(words) => Some(format!("the token of `{}`", words.first().map_or("", String::as_str))),
+            Self::Issuer(issuer) => Some(format!("the token of {}", issuer.shown())),
             Self::Fixed(_) | Self::Mint { .. } => None,
         }
     }
@@ -79,6 +96,14 @@ impl Source {
             Self::Mint { mint, subjects } => {
                 let subject = subjects.get(count).or_else(|| subjects.last()).map_or("", String::as_str);
                 mint.sign_subject(subject, now)?.token
+            }
+            Self::Issuer(issuer) => {
+                let issued = issuer.fetch().await?;
+                let mut fetched = Fetched::of(issued.token);
+                // The token itself knows best; one that cannot be read has only what was said beside it.
+                fetched.expires =
+                    fetched.expires.or_else(|| issued.expires_in.map(|life| now.wall.saturating_add(life)));
+                return Ok(fetched);
             }
             Self::File(path) => {
                 let failed = |error| SourceError::File(path.clone(), error);

@@ -124,7 +124,7 @@ impl Url {
     }
 
     /// Whether TLS is used.
-    pub(super) fn is_secure(&self) -> bool {
+    pub fn is_secure(&self) -> bool {
         self.secure
     }
 

@@ -16,6 +16,7 @@
 mod admin;
 mod backend;
 mod certificate;
+mod client;
 mod gateway;
 mod link;
 mod origin;
@@ -32,6 +33,7 @@ pub use self::{
     admin::{ADMIN, Admin, ban},
     backend::{Asked, Backend, accept_key, echo},
     certificate::Authority,
+    client::Client,
     gateway::{Gateway, Signal, config, field, folder},
     link::{Frame, Link, Reply, Role, op},
     origin::{Call, Origin},
