@@ -15,7 +15,24 @@ use crate::token::{Answer, Denial, Grant, Judge, Public, Purpose};
 pub struct Admitted<R> {
     request: R,
     grant: Grant,
+    token: Option<Token>,
     at: Now,
+}
+
+/// What becomes of a token that is good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Afterwards {
+    /// It is kept for the service.
+    PassOn,
+    /// It is wiped.
+    Wipe,
+}
+
+impl Afterwards {
+    /// The token, if it is kept.
+    pub fn of(self, token: Token) -> Option<Token> {
+        (self == Self::PassOn).then_some(token)
+    }
 }
 
 impl<R> Admitted<R> {
@@ -29,38 +46,44 @@ impl<R> Admitted<R> {
         &self.grant
     }
 
+    /// The token itself, if it was kept for the service.
+    pub const fn token(&self) -> Option<&Token> {
+        self.token.as_ref()
+    }
+
     /// When the token was judged.
     pub const fn at(&self) -> Now {
         self.at
     }
 
-    /// The request and the grant, for the one who uses them up.
+    /// The request and the grant, for the one who uses them up. A token that was kept is wiped.
     pub fn into_parts(self) -> (R, Grant) {
         (self.request, self.grant)
     }
 }
 
-/// Admits `request` if `judge` finds `token` good for `purpose`: to open a stream. The token is wiped in any case.
+/// Admits `request` if `judge` finds `token` good for `purpose`: to open a stream. A token that is refused is wiped; one
+/// that is good lives as long as the [`Admitted`], or not even that.
 pub async fn admit<R>(
     request: R,
-    token: Token,
+    (token, afterwards): (Token, Afterwards),
     purpose: Purpose,
     judge: &dyn Judge,
     clock: &Clock,
 ) -> Result<Admitted<R>, Denial> {
     let at = clock.now();
     let grant = verdict(&token, judge, purpose, at).await?;
-    Ok(Admitted { request, grant, at })
+    Ok(Admitted { request, grant, token: afterwards.of(token), at })
 }
 
-/// Admits `request` on the grant of a token that was found good before, when a ticket was handed out for it. Whether it
-/// still counts is asked again.
-pub fn readmit<R>(request: R, grant: Grant, clock: &Clock) -> Result<Admitted<R>, Denial> {
+/// Admits `request` on the grant of a token that was found good before, when a ticket was handed out for it, and on that
+/// token if it was kept. Whether it still counts is asked again.
+pub fn readmit<R>(request: R, (grant, token): (Grant, Option<Token>), clock: &Clock) -> Result<Admitted<R>, Denial> {
     let at = clock.now();
     if grant.expiry.is_some_and(|expiry| at.wall >= expiry) {
         return Err(Denial::new(Public::TokenExpired, "expired", "the ticket's token has expired"));
     }
-    Ok(Admitted { request, grant, at })
+    Ok(Admitted { request, grant, token, at })
 }
 
 /// What `judge` says of `token`, waited for if it is not there at once, but not for ever.

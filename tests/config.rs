@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use portcullis::config::{self, Config};
+use portcullis::gateway::identity::Claim;
 
 /// A folder with certificates, keys and secrets as the configs of the corpus name them.
 struct Folder(tempfile::TempDir);
@@ -25,6 +26,15 @@ impl Folder {
         std::fs::write(certs.join("short.secret"), "short\n").unwrap();
         std::fs::write(certs.join("zeros.secret"), [b'0'; 32]).unwrap();
         std::fs::write(certs.join("jwks.json"), JWK_SET).unwrap();
+        for (name, credential) in [
+            ("upstream", "Bearer swordfish-and-more\n"),
+            ("lines", "Bearer swordfish\nX-Admin: 1\n"),
+            ("spaced", " swordfish\n"),
+            ("empty", "\n"),
+            ("large", &"s".repeat(8193)),
+        ] {
+            std::fs::write(certs.join(format!("{name}.credential")), credential).unwrap();
+        }
         Self(folder)
     }
 
@@ -112,7 +122,7 @@ fn the_environment_wins_over_the_file() {
     let route = &config.routes[0];
     assert_eq!((route.upstream.host.as_str(), route.upstream.port), ("10.0.0.7", 9001));
     assert_eq!(route.limits.max_stream, Some(std::time::Duration::from_secs(3600)));
-    assert_eq!(route.identity[0].claim, "sub");
+    assert_eq!(route.introduction.identity[0].claim, Claim::parse("sub").unwrap());
     assert_eq!((route.codes.expired.code(), route.codes.expired.reason()), (4403, "token expired"));
 }
 
@@ -146,6 +156,10 @@ fn every_key_of_the_default_config_is_known_and_every_known_key_stands_in_it() {
         "route.first_message.type",
         "route.first_message.type_at",
         "route.first_message.forward",
+        "route.identity.*.claim",
+        "route.identity.*.list",
+        "route.identity.*.separator",
+        "route.identity.*.encoding",
         "route.close.*.code",
         "route.close.*.reason",
     ];
@@ -180,6 +194,9 @@ fn every_default_that_the_default_config_states_is_the_real_one() {
         "issuer.required_claims",
         "listener.more_certificates",
         "route.first_message",
+        "route.identity",
+        "route.upstream_credential_file",
+        "route.upstream_credential_header",
         "route.upstream_ca",
         "route.upstream_name",
     ];
@@ -366,7 +383,7 @@ fn shown(config: &Config) -> String {
             route.origin,
             route.forwarded,
             route.strip_prefix,
-            route.identity,
+            route.introduction,
             route.limits,
             route.codes,
             route.max_streams

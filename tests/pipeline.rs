@@ -9,7 +9,8 @@ use std::time::Duration;
 use futures_util::{SinkExt as _, StreamExt as _};
 use http::{HeaderName, HeaderValue};
 use portcullis::clock::{Clock, Now, Wall};
-use portcullis::gateway::route::{Identity, Origins, Reject, Renewal, Rewrite, Route};
+use portcullis::gateway::identity::{Claim, Encoding, Form, Identity, Introduction};
+use portcullis::gateway::route::{Origins, Reject, Renewal, Rewrite, Route};
 use portcullis::gateway::{Config, Gateway};
 use portcullis::listen::{self, CertificateFiles, Listener};
 use portcullis::registry::Registry;
@@ -48,6 +49,15 @@ impl Judge for ByName {
     }
 }
 
+fn subject() -> Identity {
+    Identity {
+        header: HeaderName::from_static("x-user"),
+        claim: Claim::parse("sub").unwrap(),
+        form: Form::Join { separator: ",".into(), single: false },
+        encoding: Encoding::Percent,
+    }
+}
+
 fn route(service: SocketAddr) -> Route {
     Route {
         name: "default".into(),
@@ -71,7 +81,7 @@ fn route(service: SocketAddr) -> Route {
         origin: Rewrite::Preserve,
         forwarded: true,
         strip_prefix: false,
-        identity: vec![Identity { header: HeaderName::from_static("x-user"), claim: "sub".into() }],
+        introduction: Introduction { identity: vec![subject()], ..Introduction::default() },
         limits: Limits { close_timeout: Duration::from_millis(200), ..Limits::default() }.into(),
         codes: Arc::default(),
         renewal: Renewal::default(),

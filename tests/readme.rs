@@ -18,11 +18,7 @@ fn every_config_in_the_readme_and_the_docs_is_a_good_one() {
     let mut seen = 0;
     for (file, block) in blocks("toml") {
         let folder = tempfile::tempdir().expect("a folder");
-        let certs = folder.path().join("certs");
-        std::fs::create_dir(&certs).expect("certs");
-        Authority::new().write(&certs);
-        std::fs::write(certs.join("token.secret"), SECRET).expect("token.secret");
-        std::fs::write(folder.path().join("config.toml"), &block).expect("config.toml");
+        common::doc::write(&block, folder.path());
         let check = portcullis(&["check", "--config"]).arg(folder.path().join("config.toml")).output().expect("check");
         let said = String::from_utf8_lossy(&check.stderr);
         assert!(check.status.success(), "{file}:\n{block}\n{}{said}", String::from_utf8_lossy(&check.stdout));

@@ -5,12 +5,14 @@
 
 mod close;
 mod demands;
+mod introduction;
 mod issuer;
 
 use std::time::Duration;
 
 pub(super) use close::Close;
 pub(super) use demands::{Demands, RequiredClaim};
+pub(super) use introduction::{Identity, Introduction};
 pub(super) use issuer::{Issuer, IssuerKey};
 
 use super::problem::{Place, Placed, Report};
@@ -129,7 +131,7 @@ pub(super) struct Route {
     pub(super) forwarded: Key<String>,
     pub(super) strip_prefix: Key<bool>,
     pub(super) strict_path: Key<bool>,
-    pub(super) identity: Vec<(Placed<String>, Placed<String>)>,
+    pub(super) introduction: Introduction,
     pub(super) max_streams: Key<usize>,
     pub(super) max_stream: Key<Duration>,
     pub(super) renewal: Renewal,
@@ -304,7 +306,7 @@ fn route(mut s: Section<'_>) -> Route {
         forwarded: s.text("forwarded", "\"on\""),
         strip_prefix: s.boolean("strip_prefix"),
         strict_path: s.boolean("strict_path"),
-        identity: s.pairs("identity", "{ \"X-User\" = \"sub\" }"),
+        introduction: introduction::introduction(&mut s),
         max_streams: s.number("max_streams", 0, 10_000_000, 5_000),
         max_stream: s.duration("max_stream"),
         renewal: renewal(&mut s),

@@ -13,6 +13,7 @@ mod demands;
 mod door;
 mod file;
 mod files;
+mod identity;
 mod issuers;
 mod key_sets;
 mod problem;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue};
+use http::HeaderValue;
 
 use super::carriers::{carriers, check_cookies, origins, parse_origin};
 use super::closes::codes;
@@ -12,14 +12,14 @@ use super::demands::demands;
 use super::door::{first_message, reject};
 use super::file;
 use super::files::Context;
+use super::identity::introduction;
 use super::issuers::Issuers;
 use super::problem::{Place, Placed, Problem, nearest, suggest};
 use super::renewal::renewal;
 use super::server::{duration, name, positive};
 use super::upstreams::upstream;
-use crate::gateway::headers::spelling;
 use crate::gateway::path::ambiguity;
-use crate::gateway::route::{Identity, Rewrite, Route};
+use crate::gateway::route::{Rewrite, Route};
 use crate::jwks::Waiting;
 use crate::stream::Limits;
 use crate::token::Verifier;
@@ -67,7 +67,7 @@ pub(super) fn routes(typed: &[file::Route], from: &Issuers, known: &[&str], cont
         let reject = reject(typed.door.reject.as_ref(), context);
         let renewal = renewal(&typed.renewal, context);
         let ticket_lifetime = positive(typed.ticket_lifetime.as_ref(), "ticket_lifetime", 30_000, context);
-        let identity = identity(&typed.identity, context);
+        let introduction = introduction(&typed.introduction, context);
         let (host, origin) = (host(typed.host.as_ref(), context), origin(typed.origin.as_ref(), context));
         let forwarded = forwarded(typed.forwarded.as_ref(), context);
         let upstream = upstream(typed, context);
@@ -88,7 +88,7 @@ pub(super) fn routes(typed: &[file::Route], from: &Issuers, known: &[&str], cont
             origin,
             forwarded,
             strip_prefix: typed.strip_prefix.as_ref().is_some_and(|strip| strip.value),
-            identity,
+            introduction,
             limits: limits.into(),
             codes: codes.into(),
             renewal,
@@ -231,35 +231,6 @@ fn forwarded(typed: Option<&Placed<String>>, context: &Context<'_>) -> bool {
     }
 }
 
-fn identity(typed: &[(Placed<String>, Placed<String>)], context: &Context<'_>) -> Vec<Identity> {
-    let mut identity: Vec<Identity> = Vec::new();
-    let mut spellings: BTreeMap<String, Place> = BTreeMap::new();
-    for (header, claim) in typed {
-        if claim.value.is_empty() {
-            context.add(
-                Problem::new(&claim.place, "the claim has no name").remedy("for example { \"X-User\" = \"sub\" }"),
-            );
-        }
-        let Ok(name) = HeaderName::try_from(header.value.as_str()) else {
-            context.add(Problem::new(&header.place, format!("`{}` is no header name", header.value)));
-            continue;
-        };
-        let folded = spelling(name.as_str());
-        if OWN_HEADERS.contains(&folded.as_str()) || folded.starts_with("sec-websocket-") {
-            let problem = Problem::new(&header.place, format!("`{}` carries the request itself", header.value));
-            context.add(problem.remedy("choose a header of your own, such as \"X-User\""));
-        }
-        if let Some(first) = spellings.insert(folded, header.place.clone()) {
-            let problem = Problem::new(&header.place, format!("the header `{}` stands here twice", header.value));
-            context.add(
-                problem.other(&first, "the first one").remedy("services read `-` and `_`, upper and lower case alike"),
-            );
-        }
-        identity.push(Identity { header: name, claim: claim.value.clone() });
-    }
-    identity
-}
-
 fn limits(typed: &file::Route, context: &Context<'_>) -> Limits {
     let default = Limits::default();
     let or = |typed: &Option<Placed<Duration>>, default| typed.as_ref().map_or(default, |typed| typed.value);
@@ -272,7 +243,3 @@ fn limits(typed: &file::Route, context: &Context<'_>) -> Limits {
         expiry_notice: duration(typed.renewal.expiry_notice.as_ref(), 0),
     }
 }
-
-/// Headers that the upgrade itself needs; no claim may stand in their place.
-const OWN_HEADERS: [&str; 9] =
-    ["connection", "content-length", "cookie", "host", "keep-alive", "origin", "te", "transfer-encoding", "upgrade"];

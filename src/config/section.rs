@@ -261,21 +261,32 @@ impl<'a> Section<'a> {
         (value.len() == list.len()).then(|| Placed { value, place: node.place.clone() })
     }
 
-    /// A table with keys of the user's own choice and strings as values.
-    pub(super) fn pairs(&mut self, key: &'static str, example: &str) -> Vec<(Placed<String>, Placed<String>)> {
+    /// A table with keys of the user's own choice; each value is made of a string, or of a table of its own.
+    pub(super) fn named<T>(
+        &mut self,
+        key: &'static str,
+        path: &'static str,
+        title: &'static str,
+        example: &str,
+        of_text: impl Fn(Placed<String>) -> T,
+        of_table: impl Fn(Section<'a>) -> T,
+    ) -> Vec<(Placed<String>, T)> {
         let Some(entry) = self.ask(key) else { return Vec::new() };
         let Kind::Table(table) = &entry.value.kind else {
             self.wrong_kind(key, &entry.value, "a table", example);
             return Vec::new();
         };
-        let mut pairs = Vec::with_capacity(table.len());
+        let mut named = Vec::with_capacity(table.len());
         for (name, entry) in table {
             let name = Placed { value: name.clone(), place: entry.key.clone() };
-            if let Some(value) = self.text_of(key, &entry.value, "strings as values", example) {
-                pairs.push((name, Placed { value, place: entry.value.place.clone() }));
+            let place = entry.value.place.clone();
+            if let Kind::Table(table) = &entry.value.kind {
+                named.push((name, of_table(Section::new(table, place, path, title, self.report))));
+            } else if let Some(value) = self.text_of(key, &entry.value, "strings or tables as values", example) {
+                named.push((name, of_text(Placed { value, place })));
             }
         }
-        pairs
+        named
     }
 
     /// A table of its own, such as `example`.

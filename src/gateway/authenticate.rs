@@ -11,6 +11,7 @@ use tower::Service;
 use crate::admission::{Admitted, admit, readmit};
 use crate::gateway::rejection::Rejection;
 use crate::gateway::route::Route;
+use crate::gateway::ticket::Spent;
 use crate::gateway::upgrade::Upgrade;
 use crate::gateway::{Body, Shared};
 use crate::names;
@@ -85,16 +86,16 @@ async fn authenticate(mut upgrade: Upgrade, shared: &Shared) -> Result<Admitted<
         (None, None) => Err(carrier::missing().into()),
         (None, Some(token)) => {
             let request = Tokenless { upgrade, query, subprotocols, fallback, handle: chosen };
-            Ok(admit(request, token, Purpose::Handshake, &*route.judge, &shared.clock).await?)
+            Ok(admit(request, (token, route.afterwards()), Purpose::Handshake, &*route.judge, &shared.clock).await?)
         }
         (Some(_), Some(_)) => Err(Rejection::BadRequest("the request carries a token and a ticket")),
         (Some(spent), None) => {
-            let (grant, promised) = spent?;
-            if chosen.is_some() && promised != chosen {
+            let Spent { grant, token, handle } = spent?;
+            if chosen.is_some() && handle != chosen {
                 return Err(Rejection::BadRequest("the handle in the query is not the ticket's"));
             }
-            let request = Tokenless { upgrade, query, subprotocols, fallback, handle: promised };
-            Ok(readmit(request, grant, &shared.clock)?)
+            let request = Tokenless { upgrade, query, subprotocols, fallback, handle };
+            Ok(readmit(request, (grant, token), &shared.clock)?)
         }
     }
 }

@@ -195,8 +195,8 @@ async fn introduce(
     message: &Message,
     place: &mut Place,
 ) -> Result<Introduced, Unopened> {
-    let token = expected.token.find(&payload(&message.frames, Sender::Client))?;
     let route = request.upgrade.route.clone();
+    let token = (expected.token.find(&payload(&message.frames, Sender::Client))?, route.afterwards());
     let admitted = tokio::select! {
         biased;
         unopened = Unopened::told(place) => return Err(unopened),

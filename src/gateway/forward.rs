@@ -154,7 +154,7 @@ fn outgoing(admitted: &Admitted<Tokenless>) -> Result<Request<()>, Rejection> {
     let (visit, route) = (&upgrade.visit, &upgrade.route);
     let trusted = visit.trusted();
     let mut headers = upgrade.headers.clone();
-    headers::clean_request(&mut headers, trusted, &route.identity);
+    headers::clean_request(&mut headers, trusted, &route.introduction);
     if route.forwarded {
         let hop = Hop {
             peer: visit.peer.address.ip(),
@@ -171,7 +171,7 @@ fn outgoing(admitted: &Admitted<Tokenless>) -> Result<Request<()>, Rejection> {
         // Taking a message out of a compressed stream breaks the other side's window (RFC 7692, section 7.2.3.2).
         headers.remove(SEC_WEBSOCKET_EXTENSIONS);
     }
-    headers::identify(&mut headers, &route.identity, &admitted.grant().claims);
+    route.introduction.set(&mut headers, admitted.grant(), admitted.token())?;
     handshake::make_request(&mut headers, &upgrade.key);
     let prefix = if route.strip_prefix { route.path.as_str() } else { "/" };
     let mut request = Request::new(());

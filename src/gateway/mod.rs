@@ -11,6 +11,7 @@ pub mod endpoint;
 pub mod first_message;
 pub mod forward;
 pub mod headers;
+pub mod identity;
 pub mod limit;
 pub mod narrow;
 pub mod observe;

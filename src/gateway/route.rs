@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{HOST, HeaderName};
+use http::header::HOST;
 use http::{HeaderMap, HeaderValue, Request, Uri};
 
+use crate::admission::Afterwards;
 use crate::clock::Wall;
 use crate::gateway::first_message::Expected;
+use crate::gateway::identity::Introduction;
 use crate::gateway::path;
 use crate::gateway::rejection::Rejection;
 use crate::gateway::{Arrived, Visit};
@@ -46,15 +48,6 @@ pub enum Reject {
     Http,
     /// By a `101` and a Close, where the refusal has one.
     Close,
-}
-
-/// One claim that is sent to the service in a header.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// The header. A client's own copies, in any spelling of case and punctuation, are removed.
-    pub header: HeaderName,
-    /// The claim.
-    pub claim: String,
 }
 
 /// How the streams of a route are renewed.
@@ -124,8 +117,8 @@ pub struct Route {
     pub forwarded: bool,
     /// Whether the path prefix is taken off before the request goes on.
     pub strip_prefix: bool,
-    /// Claims sent to the service.
-    pub identity: Vec<Identity>,
+    /// What its service is told with each upgrade.
+    pub introduction: Introduction,
     /// The bounds within which a stream ends.
     pub limits: Arc<Limits>,
     /// What the client is told.
@@ -139,6 +132,11 @@ pub struct Route {
 }
 
 impl Route {
+    /// What becomes of a good token.
+    pub const fn afterwards(&self) -> Afterwards {
+        if self.introduction.pass_token { Afterwards::PassOn } else { Afterwards::Wipe }
+    }
+
     /// The parameter in which a ticket stands, if the route takes tickets.
     pub fn ticket_name(&self) -> Option<&str> {
         self.carriers.iter().find_map(|carrier| match carrier {
@@ -260,7 +258,7 @@ mod tests {
             origin: Rewrite::Preserve,
             forwarded: true,
             strip_prefix: false,
-            identity: Vec::new(),
+            introduction: Introduction::default(),
             limits: Arc::default(),
             codes: Arc::default(),
             renewal: Renewal::default(),

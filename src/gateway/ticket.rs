@@ -1,7 +1,8 @@
 //! Tickets: for one upgrade, in the query, in the place of a token that would otherwise stand in other people's logs.
 //!
 //! A ticket is handed out to whoever posts a good token, and spent at its first presentation, whatever follows. It is
-//! bound to its route and to the page that it was handed to. Kept and looked up by its hash only.
+//! bound to its route and to the page that it was handed to. Kept and looked up by its hash only. On a route that passes
+//! tokens on, the token is kept with it, and wiped when the ticket is spent or has ended.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,7 +19,7 @@ use crate::gateway::rejection::Rejection;
 use crate::gateway::route::{Route, Routed};
 use crate::gateway::{Body, Shared};
 use crate::names;
-use crate::secret::{Opaque, OpaqueHash};
+use crate::secret::{Opaque, OpaqueHash, Token};
 use crate::token::{Denial, Grant, Principal, Public, Purpose, carrier};
 use crate::ws::handshake::only;
 
@@ -38,10 +39,22 @@ struct Kept {
 #[derive(Debug)]
 struct Ticket {
     grant: Grant,
+    token: Option<Token>,
     route: std::sync::Arc<str>,
     origin: Option<HeaderValue>,
     handle: Option<OpaqueHash>,
     end: Mono,
+}
+
+/// What is left of a ticket that was spent well.
+#[derive(Debug)]
+pub(super) struct Spent {
+    /// What its token grants.
+    pub(super) grant: Grant,
+    /// The token, if it was kept for the service.
+    pub(super) token: Option<Token>,
+    /// The handle that the stream was promised.
+    pub(super) handle: Option<OpaqueHash>,
 }
 
 /// Somebody has as many tickets as there may be, or all together have.
@@ -56,22 +69,20 @@ impl Tickets {
         route: &Route,
         (query, headers): (Option<&str>, &HeaderMap),
         now: Mono,
-    ) -> Vec<Result<(Grant, Option<OpaqueHash>), Denial>> {
+    ) -> Vec<Result<Spent, Denial>> {
         let presented = route.ticket_name().map(|name| carrier::parameters(query, name));
         presented.into_iter().flatten().map(|ticket| self.spend(&ticket, route, headers, now)).collect()
     }
 
     /// Takes the ticket, which is spent by that; and gives what it stands for if it counts on this route, for a request
     /// with these headers.
-    fn spend(
-        &self,
-        ticket: &Opaque,
-        route: &Route,
-        headers: &HeaderMap,
-        now: Mono,
-    ) -> Result<(Grant, Option<OpaqueHash>), Denial> {
+    fn spend(&self, ticket: &Opaque, route: &Route, headers: &HeaderMap, now: Mono) -> Result<Spent, Denial> {
         let invalid = |reason, detail| Err(Denial::new(Public::TokenInvalid, reason, detail));
-        let Some(ticket) = self.lock().take(ticket.hash()) else {
+        let mut kept = self.lock();
+        let ticket = kept.take(ticket.hash());
+        kept.forget_old(now);
+        drop(kept);
+        let Some(ticket) = ticket else {
             return invalid("ticket_unknown", "there is no such ticket, or it was used before");
         };
         if now >= ticket.end {
@@ -83,7 +94,7 @@ impl Tickets {
         if ticket.origin.as_ref() != headers.get(ORIGIN) {
             return invalid("ticket_origin", "the ticket was handed to another page");
         }
-        Ok((ticket.grant, ticket.handle))
+        Ok(Spent { grant: ticket.grant, token: ticket.token, handle: ticket.handle })
     }
 
     fn add(&self, hash: OpaqueHash, ticket: Ticket, most: usize, now: Mono) -> Result<(), TooMany> {
@@ -141,12 +152,14 @@ pub(super) async fn answer(shared: &Shared, routed: &Routed) -> Result<Response<
         return Err(Rejection::BadRequest("Portcullis-Stream stands twice or is no handle"));
     }
     let now = shared.clock.now();
-    let grant = admission::verdict(&token(routed)?, &*route.judge, Purpose::Ticket, now).await?;
+    let token = token(routed)?;
+    let grant = admission::verdict(&token, &*route.judge, Purpose::Ticket, now).await?;
     let grant = shared.unrevoked(grant)?;
     let handle = route.renewal.out_of_band.then(|| chosen.unwrap_or_else(Opaque::random));
     let ticket = Opaque::random();
     let kept = Ticket {
         grant,
+        token: route.afterwards().of(token),
         route: route.name.clone(),
         origin: headers.get(ORIGIN).cloned(),
         handle: handle.as_ref().map(Opaque::hash),
@@ -182,7 +195,7 @@ mod tests {
             fingerprint: crate::secret::fingerprint(b"x"),
             claims: Arc::default(),
         };
-        Ticket { grant, route: "r".into(), origin: None, handle: None, end: at(end) }
+        Ticket { grant, token: None, route: "r".into(), origin: None, handle: None, end: at(end) }
     }
 
     fn at(second: u64) -> Mono {

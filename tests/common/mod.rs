@@ -17,6 +17,7 @@ mod admin;
 mod backend;
 mod certificate;
 mod client;
+pub mod doc;
 mod gateway;
 mod link;
 mod origin;
