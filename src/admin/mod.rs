@@ -8,7 +8,7 @@ mod bans;
 mod crowd;
 mod door;
 mod error;
-mod keys;
+pub(crate) mod keys;
 mod listener;
 mod page;
 mod reply;

@@ -2,7 +2,7 @@
 //!
 //! The listener is found in the config, with its secret, or named by `--admin`. Nothing secret is ever an argument.
 
-mod ask;
+pub(super) mod ask;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -21,7 +21,7 @@ use hyper::Method;
 #[derive(Debug, Args)]
 pub(super) struct Where {
     #[command(flatten)]
-    file: ConfigFile,
+    pub(super) file: ConfigFile,
     /// The admin listener: 127.0.0.1:9443, unix:/path or https://name:port [default: the one in the config]
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<String>,
@@ -224,7 +224,7 @@ fn list(
 }
 
 /// Columns as wide as they must be.
-fn table(rows: &[Vec<String>]) -> String {
+pub(super) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.first().map_or(0, Vec::len);
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
     let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
@@ -236,7 +236,7 @@ fn table(rows: &[Vec<String>]) -> String {
 }
 
 /// False if whoever read it has had enough.
-fn print(text: &str) -> Result<bool, Failure> {
+pub(super) fn print(text: &str) -> Result<bool, Failure> {
     match anstream::stdout().lock().write_all(text.as_bytes()) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
@@ -245,12 +245,12 @@ fn print(text: &str) -> Result<bool, Failure> {
 }
 
 /// A string of the answer, without what would do something to a terminal.
-fn shown(value: &Value) -> String {
+pub(super) fn shown(value: &Value) -> String {
     value.as_str().unwrap_or_default().escape_debug().to_string()
 }
 
 /// Seconds since the epoch, as a date.
-fn time(seconds: &Value, absent: &str) -> String {
+pub(super) fn time(seconds: &Value, absent: &str) -> String {
     let time = seconds.as_u64().and_then(|seconds| std::time::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
     time.map_or_else(|| absent.to_owned(), |time| humantime::format_rfc3339_seconds(time).to_string())
 }

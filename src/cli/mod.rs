@@ -11,6 +11,7 @@ mod client;
 mod demo;
 mod issuer;
 mod key;
+mod keys;
 mod pid;
 mod run;
 mod signals;
@@ -48,6 +49,8 @@ enum Verb {
     End(admin::EndArguments),
     /// Ban a token, a subject or a session; live streams that match end
     Revoke(admin::RevokeArguments),
+    /// Show the keys of each issuer of a running gateway: which, since when, until when
+    Keys(keys::KeysArguments),
     /// List the revocations in force, or lift one
     Revocations(admin::RevocationsArguments),
     /// Make a CA of your own, a certificate and a token secret for a first try
@@ -129,6 +132,7 @@ pub fn main() -> ExitCode {
         Verb::Streams(arguments) => admin::streams(&arguments),
         Verb::End(arguments) => admin::end(&arguments),
         Verb::Revoke(arguments) => admin::revoke(&arguments),
+        Verb::Keys(arguments) => keys::keys(&arguments),
         Verb::Revocations(arguments) => admin::revocations(&arguments),
         Verb::Cert(arguments) => cert::cert(&arguments),
         Verb::Token(verb) => token::token(verb),

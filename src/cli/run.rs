@@ -145,7 +145,11 @@ async fn reload_into(running: &Running, path: PathBuf) {
 }
 
 fn listed(missing: &[Missing]) -> String {
-    missing.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
+    format!(
+        "{} (with start_without_keys = true it goes on even so, and lets nobody in until they are there)",
+        missing.join("; ")
+    )
 }
 
 /// Checks the config, then asks the running process to take it over.

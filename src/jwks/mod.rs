@@ -82,12 +82,9 @@ impl Config {
     }
 }
 
-/// The keys of an issuer could not be had, and the config does not allow to start without them.
+/// The keys of an issuer could not be had.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "the keys of issuer `{issuer}` cannot be had from {origin}: {error} (start_without_keys = true starts even so, and lets \
-     nobody in until they are there)"
-)]
+#[error("the keys of issuer `{issuer}` cannot be had from {origin}: {error}")]
 pub struct Missing {
     /// The issuer's name in the config.
     pub issuer: Arc<str>,
@@ -101,10 +98,15 @@ pub struct Missing {
 /// the same time. Names each issuer whose keys must be there and are not.
 pub async fn prepare(sources: &[Arc<Source>], before: &[Arc<Source>], clock: &Clock) -> Result<(), Vec<Missing>> {
     take_over(sources, before);
-    let absent = sources.iter().filter(|source| !source.start_without() && !source.is_loaded());
-    let fetched = join_all(absent.map(|source| source.first(clock))).await;
-    let missing: Vec<Missing> = fetched.into_iter().filter_map(Result::err).collect();
+    let missing = fetch(sources.iter().filter(|source| !source.start_without()), clock).await;
     if missing.is_empty() { Ok(()) } else { Err(missing) }
+}
+
+/// Fetches those sets that are not there yet, all at the same time. Names each issuer whose keys cannot be had.
+pub async fn fetch(sources: impl IntoIterator<Item = &Arc<Source>>, clock: &Clock) -> Vec<Missing> {
+    let absent = sources.into_iter().filter(|source| !source.is_loaded());
+    let fetched = join_all(absent.map(|source| source.first(clock))).await;
+    fetched.into_iter().filter_map(Result::err).collect()
 }
 
 /// Has each of `sources` begin with what an older one of the same issuer, with the same origin, has fetched.

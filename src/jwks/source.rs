@@ -209,7 +209,10 @@ impl Source {
                 self.lock().succeed(now, life);
                 Ok(())
             }
-            Err(error) => Err(Missing { issuer, origin: self.config.origin.clone(), error }),
+            Err(error) => {
+                self.lock().fail(&error, now, self.config.max_refresh);
+                Err(Missing { issuer, origin: self.config.origin.clone(), error })
+            }
         }
     }
 

@@ -27,7 +27,7 @@ use crate::config::{said, trim_newline};
 use crate::secret::Secret;
 
 /// The listener, and what it wants to be shown.
-pub(super) struct Operator {
+pub(in crate::cli) struct Operator {
     place: Place,
     /// What it is called.
     host: String,
@@ -44,7 +44,7 @@ enum Place {
 }
 
 impl Operator {
-    pub(super) fn find(place: &Where) -> Result<Self, Failure> {
+    pub(in crate::cli) fn find(place: &Where) -> Result<Self, Failure> {
         let config = match &place.admin {
             // The config may know the listener, but need not be there.
             Some(_) if place.secret_file.is_some() || !place.file.config.exists() => None,
@@ -96,7 +96,7 @@ impl Operator {
     }
 
     /// Asks, and gives the answer if it is a good one.
-    pub(super) fn ask(&self, method: &Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
+    pub(in crate::cli) fn ask(&self, method: &Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let answer = runtime.block_on(async {
             let asked = tokio::time::timeout(PATIENCE, self.exchange(method, path, body)).await;
