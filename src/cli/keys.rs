@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::Failure;
 use super::admin::{Where, ask::Operator, print, shown, table, time};
 use crate::admin::keys::shown as keys_of;
+use crate::backend::printable;
 use crate::clock::{Clock, humane};
 use crate::config::Config;
 use crate::jwks;
@@ -101,12 +102,12 @@ fn notes_of(issuer: &Value) -> Vec<String> {
     let (name, set) = (shown(&issuer["issuer"]), &issuer["set"]);
     let mut notes = Vec::new();
     if let Some(error) = set["error"].as_str() {
-        let next = humane(Duration::from_secs(set["next_fetch_in"].as_u64().unwrap_or_default()));
-        notes.push(format!("{name}: the last fetch failed: {}; again in {next}\n", error.escape_debug()));
+        notes.push(format!("{name}: the last fetch failed: {}\n", printable(error, 400)));
     }
     for member in set["not_used"].as_array().into_iter().flatten() {
         let kid = if member["kid"].is_null() { "without kid".to_owned() } else { shown(&member["kid"]) };
-        notes.push(format!("{name}: a key is not used ({kid}): {}\n", shown(&member["reason"])));
+        let reason = printable(member["reason"].as_str().unwrap_or_default(), 400);
+        notes.push(format!("{name}: a key is not used ({kid}): {reason}\n"));
     }
     notes
 }

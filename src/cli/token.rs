@@ -2,7 +2,7 @@
 //!
 //! A token never comes from an argument, where every user of the machine could read it, and is never repeated.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,6 +17,8 @@ use super::key::{KeyArguments, read, read_bounded};
 use super::{ConfigFile, Failure};
 use crate::backend::printable;
 use crate::clock::{Clock, Wall, humane};
+use crate::config::Config;
+use crate::jwks::{self, Missing};
 use crate::secret::Token;
 
 #[derive(Debug, Subcommand)]
@@ -86,8 +88,13 @@ fn inspect(arguments: &InspectArguments) -> Result<(), Failure> {
         return Err(anyhow!("that is the value of a header, not a token: leave out `Bearer `").into());
     }
     let token = Token::new(text.trim().to_owned());
-    let now = Clock::system().now();
+    let clock = Clock::system();
+    let missing = fetch(&config, arguments.route.as_deref(), &clock)?;
+    let now = clock.now();
     show_parts(&token, now.wall);
+    for missing in missing {
+        anstream::println!("{BAD}{}{BAD:#}", printable(&missing.to_string(), 400));
+    }
     let mut accepted = false;
     let mut seen = false;
     for (name, verifier) in &config.verifiers {
@@ -120,6 +127,18 @@ fn inspect(arguments: &InspectArguments) -> Result<(), Failure> {
         return Err(anyhow!("no route has that name; the config has: {}", known.join(", ")).into());
     }
     if accepted { Ok(()) } else { Err(Failure::Said) }
+}
+
+/// Fetches the key sets by which the routes in question judge; what cannot be had is told.
+fn fetch(config: &Config, route: Option<&str>, clock: &Clock) -> Result<Vec<Missing>, Failure> {
+    let judging = config.verifiers.iter().filter(|(name, _)| route.is_none_or(|route| *route == **name));
+    let issuers: BTreeSet<&str> =
+        judging.flat_map(|(_, verifier)| &verifier.issuers).map(|issuer| &*issuer.name).collect();
+    let sources = config.sources.iter().filter(|source| issuers.contains(&**source.issuer()));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let missing = runtime.block_on(jwks::fetch(sources, clock));
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    Ok(missing)
 }
 
 /// Header and claims as they stand, with times for people; nothing here was verified.

@@ -10,7 +10,7 @@ use super::cache::{again, freshness, next};
 use super::desk::{Desk, Name, Verdict};
 use super::load::{LoadError, Loaded, Memory, load};
 use super::{Config, Missing, Origin};
-use crate::clock::{Clock, Mono, Now, Wall};
+use crate::clock::{Clock, Mono, Now, Wall, humane};
 use crate::registry::Registry;
 use crate::secret;
 use crate::telemetry::Metrics;
@@ -307,13 +307,14 @@ impl Source {
     fn complain(&self, error: &LoadError, wait: Duration, left: Option<Option<Duration>>) {
         let (issuer, origin) = (&*self.issuer, &self.config.origin);
         if let Some(left) = left {
+            let left = left.map_or_else(|| "ever".to_owned(), humane);
             tracing::warn!(
-                issuer, %origin, %error, again_in = ?wait, old_keys_count_for = ?left,
+                issuer, %origin, %error, again_in = humane(wait), old_keys_count_for = left,
                 "the issuer's keys cannot be fetched: the old ones go on"
             );
         } else {
             tracing::error!(
-                issuer, %origin, %error, again_in = ?wait,
+                issuer, %origin, %error, again_in = humane(wait),
                 "the issuer's keys cannot be fetched, and there are none: its tokens are refused"
             );
         }
