@@ -87,7 +87,14 @@ async fn serve(file: &ConfigFile, config: Config) -> Result<(), Failure> {
             }
             heard = hangups.recv() => {
                 if heard.is_some() {
-                    reload_into(&running, file.config.clone()).await;
+                    // Key sets may have to be fetched; who wants to leave need not wait for them.
+                    tokio::select! {
+                        () = reload_into(&running, file.config.clone()) => {}
+                        name = terminations.next() => {
+                            tracing::info!(signal = name, "leaving");
+                            break;
+                        }
+                    }
                 }
             }
         }

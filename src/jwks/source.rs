@@ -218,12 +218,10 @@ impl Source {
 
     /// Begins with what `older` has, if that leads to the same keys. A file was just read anew.
     pub(super) fn adopt(&self, older: &Self) {
-        if self.is_file() || !self.config.same_keys(&older.config) {
+        if self.is_file() || !older.is_loaded() || !self.config.same_keys(&older.config) {
             return;
         }
-        if older.is_loaded() {
-            self.store.adopt(&older.store);
-        }
+        self.store.adopt(&older.store);
         let (due, failures, success, error) = {
             let older = older.lock();
             (older.due, older.failures, older.success, older.error.clone())
