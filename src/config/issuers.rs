@@ -84,7 +84,8 @@ fn keys(
     let (Ok(Some(config)), name) = (key_set(typed, rules.clone(), context), name.cloned().unwrap_or_default()) else {
         return ring.into();
     };
-    let store = Arc::new(KeyStore::with_set(name.clone(), ring, rules.secrets));
+    let store = KeyStore::with_set(name.clone(), ring, rules.secrets).set_stands_in(config.origin.to_string());
+    let store = Arc::new(store);
     if let Some(file) = &typed.set.file
         && let Some(json) = context.read(file, "the JWK set", "a JWK set (RFC 7517) as the issuer publishes it")
     {
@@ -186,6 +187,7 @@ fn add_key(
             (source.place(), ring.add_pem(alg, kid, &pem))
         }
     };
+    ring.stands_in(&source.name());
     if let Err(KeyError(text)) = added {
         let problem = Problem::new(&place.place, format!("the key cannot be used for {}: {text}", algorithm.value));
         context.add(problem.other(&algorithm.place, "this algorithm").remedy(remedy));
@@ -203,6 +205,14 @@ impl<'a> Source<'a> {
     fn place(self) -> &'a Placed<String> {
         match self {
             Self::File(typed) | Self::Variable(typed) => typed,
+        }
+    }
+
+    /// How people know it.
+    fn name(self) -> String {
+        match self {
+            Self::File(typed) => typed.value.clone(),
+            Self::Variable(typed) => format!("the variable {}", typed.value),
         }
     }
 

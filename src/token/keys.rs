@@ -20,7 +20,10 @@ use aws_lc_rs::signature::{
     RSA_PSS_2048_8192_SHA384, RSA_PSS_2048_8192_SHA512, RsaParameters, RsaPublicKeyComponents,
 };
 
-use crate::secret::Secret;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::secret::{self, Secret};
 pub use store::{KeyId, KeySet, KeyStore};
 
 /// A signature algorithm (RFC 7518, section 3.1; RFC 8037; RFC 9864). `Ed25519` is `EdDSA` with its curve in the name:
@@ -192,15 +195,16 @@ impl KeyRing {
     /// 64 bytes.
     pub fn add_secret(&mut self, alg: Algorithm, kid: Option<String>, secret: &Secret) -> Result<(), KeyError> {
         let check = Check::from_secret(alg, secret.expose())?;
-        self.keys.push(Key { algorithm: alg, kid, thumbprint: None, check: check.into() });
+        self.keys.push(Key { algorithm: alg, kid, origin: None, in_set: false, thumbprint: None, check: check.into() });
         Ok(())
     }
 
     /// Adds a public key in PEM for an asymmetric algorithm: `PUBLIC KEY` (SPKI), `RSA PUBLIC KEY` (PKCS#1) or an
     /// X.509 `CERTIFICATE`, of a chain the first. Only the key of a certificate counts, not its dates or its signer.
     pub fn add_pem(&mut self, alg: Algorithm, kid: Option<String>, pem: &[u8]) -> Result<(), KeyError> {
-        let check = Check::from_material(alg, &pem::public_key(pem)?)?;
-        self.keys.push(Key { algorithm: alg, kid, thumbprint: None, check: check.into() });
+        let material = pem::public_key(pem)?;
+        let (check, thumbprint) = (Check::from_material(alg, &material)?, material.thumbprint());
+        self.keys.push(Key { algorithm: alg, kid, origin: None, in_set: false, thumbprint, check: check.into() });
         Ok(())
     }
 
@@ -214,6 +218,14 @@ impl KeyRing {
     /// Algorithm and `kid` of each key.
     pub fn list(&self) -> impl Iterator<Item = (Algorithm, Option<&str>)> {
         self.keys.iter().map(|key| (key.algorithm, key.kid.as_deref()))
+    }
+
+    /// Says of the keys that were added last where they stand, for [`KeyRing`]'s readers; a file or a variable.
+    pub fn stands_in(&mut self, origin: &str) {
+        let origin: Arc<str> = origin.into();
+        for key in self.keys.iter_mut().rev().take_while(|key| key.origin.is_none()) {
+            key.origin = Some(Arc::clone(&origin));
+        }
     }
 
     /// True if there is no key.
@@ -244,7 +256,7 @@ impl KeyRing {
         fitting().filter(move |(_, key)| match (&key.kid, kid) {
             (None, _) => true,
             (Some(own), Some(wanted)) => own == wanted,
-            (Some(_), None) => key.thumbprint.is_some() && alone,
+            (Some(_), None) => key.in_set && alone,
         })
     }
 }
@@ -254,7 +266,11 @@ impl KeyRing {
 pub(super) struct Key {
     algorithm: Algorithm,
     kid: Option<String>,
-    /// Of a key that came in a set: its JWK thumbprint (RFC 7638, SHA-256).
+    /// Where it stands, for people: a file, a variable.
+    origin: Option<Arc<str>>,
+    /// Whether it came in a set.
+    in_set: bool,
+    /// Its JWK thumbprint (RFC 7638, SHA-256). That of a shared secret tells of the secret, and is never shown.
     thumbprint: Option<[u8; 32]>,
     check: Arc<Check>,
 }
@@ -267,6 +283,18 @@ impl Key {
             Check::Hmac(key) => hmac::verify(key, signed, signature).is_ok(),
             Check::Public(key) => key.verify_sig(signed, signature).is_ok(),
         }
+    }
+}
+
+impl Key {
+    /// Its name, its algorithm, where it stands (`set`, if it came in one) and, of a public key, its thumbprint.
+    pub(super) fn describe(&self, set: &str) -> String {
+        let kid = self.kid.as_ref().map_or_else(String::new, |kid| format!("kid {kid:?}, "));
+        let origin = if self.in_set { set } else { self.origin.as_deref().unwrap_or("the config") };
+        let thumbprint = self.thumbprint.filter(|_| !self.algorithm.is_hmac());
+        let thumbprint =
+            thumbprint.map_or_else(String::new, |hash| format!(", thumbprint {}", URL_SAFE_NO_PAD.encode(hash)));
+        format!("{kid}{} from {origin}{thumbprint}", self.algorithm)
     }
 }
 
@@ -373,6 +401,27 @@ impl Material {
             Self::Ed25519(_) => "Ed25519 key",
             Self::Other(kind) => kind,
         }
+    }
+}
+
+impl Material {
+    /// The JWK thumbprint (RFC 7638, section 3) with SHA-256.
+    fn thumbprint(&self) -> Option<[u8; 32]> {
+        let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        let point = |crv: &str, point: &[u8]| {
+            // A compressed point has no `y` to write.
+            let (x, y) = point.strip_prefix(&[4]).map(|both| both.split_at(both.len() / 2))?;
+            Some(format!(r#"{{"crv":"{crv}","kty":"EC","x":"{}","y":"{}"}}"#, text(x), text(y)))
+        };
+        let json = match self {
+            Self::Rsa { n, e } => Some(format!(r#"{{"e":"{}","kty":"RSA","n":"{}"}}"#, text(e), text(n))),
+            Self::P256(both) => point("P-256", both),
+            Self::P384(both) => point("P-384", both),
+            Self::P521(both) => point("P-521", both),
+            Self::Ed25519(x) => Some(format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#, text(x))),
+            Self::Other(_) => None,
+        };
+        json.map(|json| secret::sha256(json.as_bytes()))
     }
 }
 

@@ -38,7 +38,14 @@ pub(super) fn read_set(json: &[u8], rules: &SetRules) -> Result<(Vec<Key>, JwkSe
                 for (algorithm, check) in uses {
                     let thumbprint = Some(thumbprint(member));
                     report.loaded.push(LoadedJwk { algorithm, kid: kid.clone() });
-                    keys.push(Key { algorithm, kid: kid.clone(), thumbprint, check: check.into() });
+                    keys.push(Key {
+                        algorithm,
+                        kid: kid.clone(),
+                        origin: None,
+                        in_set: true,
+                        thumbprint,
+                        check: check.into(),
+                    });
                 }
             }
             Err(KeyError(reason)) => report.skipped.push(SkippedJwk { index, kid, reason }),

@@ -66,6 +66,8 @@ pub struct KeyStore {
     fixed: KeyRing,
     /// Whether there is a set at all, be it fetched yet or not; and whether it may hold shared secrets.
     fetched: Option<SetKind>,
+    /// Where the set stands, for people: a file, a URL.
+    origin: Arc<str>,
     set: ArcSwapOption<KeySet>,
 }
 
@@ -89,7 +91,13 @@ impl KeyStore {
 
     /// Keys that stay, and a set that is still to come. `secrets`: whether shared secrets in it count.
     pub fn with_set(issuer: Arc<str>, ring: KeyRing, secrets: bool) -> Self {
-        Self { issuer, fixed: ring, fetched: Some(SetKind { secrets }), set: ArcSwapOption::empty() }
+        Self { issuer, fixed: ring, fetched: Some(SetKind { secrets }), ..Self::default() }
+    }
+
+    /// With the place of its set, for people: a file or a URL.
+    #[must_use]
+    pub fn set_stands_in(self, origin: impl Into<Arc<str>>) -> Self {
+        Self { origin: origin.into(), ..self }
     }
 
     /// Whether a set belongs to it.
@@ -185,6 +193,16 @@ impl KeyStore {
             found.map(|(at, key)| Candidate { key, id: set.ids.get(at).copied().flatten() })
         });
         fixed.chain(fetched)
+    }
+
+    /// Every key, in the order in which they are tried.
+    pub(in crate::token) fn all<'a>(&'a self, set: Option<&'a KeySet>) -> impl Iterator<Item = &'a Key> {
+        self.fixed.keys.iter().chain(set.into_iter().flat_map(|set| &set.ring.keys))
+    }
+
+    /// What a key is, for people; never anything of a secret.
+    pub(in crate::token) fn describe(&self, key: &Key) -> String {
+        key.describe(&self.origin)
     }
 
     /// Whether there is a key for this algorithm.

@@ -481,6 +481,19 @@ fn a_key_with_a_kid_serves_only_tokens_that_name_it() {
 }
 
 #[test]
+fn a_thumbprint_is_that_of_the_standard() {
+    // RFC 8037, appendix A.3
+    let x = URL_SAFE_NO_PAD.decode("11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo").unwrap();
+    let thumbprint = Material::Ed25519(x).thumbprint().unwrap();
+    assert_eq!(URL_SAFE_NO_PAD.encode(thumbprint), "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");
+    for algorithm in [Algorithm::RS256, Algorithm::ES256, Algorithm::ES384, Algorithm::ES512, Algorithm::EdDSA] {
+        let from_pem = pairs().ring(algorithm, None).keys[0].thumbprint.unwrap();
+        let (from_set, _) = set(&json!({"keys": [pairs().jwk(algorithm)]}).to_string()).unwrap();
+        assert_eq!(Some(from_pem), from_set.keys[0].thumbprint, "{algorithm}");
+    }
+}
+
+#[test]
 fn neither_a_ring_nor_an_error_prints_key_material() {
     let mut ring = KeyRing::default();
     ring.add_secret(

@@ -67,14 +67,7 @@ impl Verifier {
         for issuer in chosen {
             let from = outcomes.len();
             explain_header(&mut outcomes, issuer, header);
-            outcomes.push(match (header, &signature) {
-                (None, _) => untried("signature", "the header does not say how to check it"),
-                (_, Err(denial)) => failed("signature", denial),
-                (Some(header), Ok(signature)) => match check_signature(issuer, header, parts.signed, signature, now) {
-                    Ok(_) => passed("signature", format!("{} with a key of {}", header.algorithm, issuer.name)),
-                    Err(unsigned) => failed("signature", &unsigned.denial),
-                },
-            });
+            explain_signature(&mut outcomes, issuer, header, parts.signed, &signature, now);
             if let Some(claims) = &claims {
                 self.explain_claims(&mut outcomes, &Case { issuer, route: &self.demands, claims, now: now.wall });
             }
@@ -113,6 +106,51 @@ fn explain_header(outcomes: &mut Vec<RuleOutcome>, issuer: &Issuer, header: Opti
         });
     }
 }
+
+/// Which keys were tried and what each said; then what follows from it.
+fn explain_signature(
+    outcomes: &mut Vec<RuleOutcome>,
+    issuer: &Issuer,
+    header: Option<Header<'_>>,
+    signed: &[u8],
+    signature: &Result<Vec<u8>, Denial>,
+    now: Now,
+) {
+    let (header, signature) = match (header, signature) {
+        (None, _) => return outcomes.push(untried("signature", "the header does not say how to check it")),
+        (_, Err(denial)) => return outcomes.push(failed("signature", denial)),
+        (Some(header), Ok(signature)) => (header, signature),
+    };
+    let set = issuer.keys.set(now.mono);
+    let set = set.as_deref();
+    let mut tried = 0_usize;
+    for candidate in issuer.keys.candidates(set, header.algorithm, header.kid) {
+        tried += 1;
+        let key = issuer.keys.describe(candidate.key);
+        if candidate.key.verifies(signed, signature) {
+            outcomes.push(passed("key", format!("{key}: has signed the token")));
+            break;
+        }
+        // Not a failure: another one may have.
+        outcomes.push(untried("key", format!("{key}: has not signed the token")));
+    }
+    if tried == 0 {
+        let all = issuer.keys.all(set);
+        outcomes.extend(all.take(SHOWN).map(|key| {
+            untried("key", format!("{}: not tried, it is for another algorithm or kid", issuer.keys.describe(key)))
+        }));
+        if let Some(more) = issuer.keys.len(now.mono).checked_sub(SHOWN).filter(|more| *more > 0) {
+            outcomes.push(untried("key", format!("and {more} more")));
+        }
+    }
+    outcomes.push(match check_signature(issuer, header, signed, signature, now) {
+        Ok(_) => passed("signature", format!("{} with a key of {}", header.algorithm, issuer.name)),
+        Err(unsigned) => failed("signature", &unsigned.denial),
+    });
+}
+
+/// More keys than this are only counted when none of them fits.
+const SHOWN: usize = 10;
 
 /// What an issuer's rule for the header allows.
 fn listed(rule: &str, issuer: &Issuer) -> String {

@@ -7,9 +7,10 @@ use super::demands::SCOPE_MISSING;
 use super::*;
 use crate::clock::{Mono, Wall};
 use crate::secret::Secret;
+use crate::token::KeyRing;
 use crate::token::claims::named::Claim;
-use crate::token::keys::Algorithm;
 use crate::token::keys::tests::pairs;
+use crate::token::keys::{Algorithm, SetRules};
 
 const NOW: u64 = 1_700_000_000;
 
@@ -178,7 +179,7 @@ fn the_kinds_of_token_that_count_are_the_issuers() {
 
 #[test]
 fn an_algorithm_that_is_not_the_issuers_waits_for_no_key() {
-    let keys = crate::token::keys::KeyStore::with_set("default".into(), pairs().ring(Algorithm::HS256, None), false);
+    let keys = KeyStore::with_set("default".into(), pairs().ring(Algorithm::HS256, None), false);
     let listed = Issuer { algorithms: vec![Algorithm::HS256], ..Issuer::new("default".into(), keys) };
     let listed = verifier(vec![listed]);
     assert_eq!(reason(&listed, &mint(Algorithm::HS256, &json!({"exp": NOW + 10})), now()), "");
@@ -627,6 +628,64 @@ fn explain_tries_every_rule_also_after_one_has_failed() {
     assert_eq!(outcome(&foreign, "issuer").0, Some(false));
     assert_eq!(outcome(&foreign, "signature").0, Some(true), "all issuers are tried when none is named");
     assert_eq!(outcome(&Token::new("x".into()), "form").0, Some(false));
+}
+
+#[test]
+fn explain_names_the_keys_that_were_tried_and_shows_nothing_of_a_secret() {
+    let mut ring = pairs().ring(Algorithm::ES256, None);
+    ring.stands_in("certs/old.pem");
+    ring.add_secret(Algorithm::HS256, Some("shared".into()), &Secret::new(pairs().secret.clone())).unwrap();
+    ring.stands_in("certs/token.secret");
+    let store = KeyStore::with_set("default".into(), ring, true).set_stands_in("https://a.example/jwks");
+    let jwk = |algorithm, kid: &str| {
+        let mut jwk = pairs().jwk(algorithm);
+        jwk["kid"] = kid.into();
+        jwk
+    };
+    let set = json!({"keys": [jwk(Algorithm::ES384, "new"), jwk(Algorithm::HS512, "local")]}).to_string();
+    let (set, report) = KeyRing::from_jwk_set(set.as_bytes(), &SetRules { algorithms: vec![], secrets: true }).unwrap();
+    store.install(set, report, None);
+    let route = verifier(vec![Issuer::new("default".into(), store)]);
+    let keys = |header: &str, signer| {
+        let token = mint_raw(signer, header, &json!({"exp": NOW + 10}).to_string());
+        let all = route.explain(&token, now());
+        let keys = all.into_iter().filter(|outcome| outcome.rule == "key");
+        keys.map(|outcome| (outcome.passed, outcome.detail)).collect::<Vec<_>>()
+    };
+    let thumbprint = |algorithm| {
+        let jwk = pairs().jwk(algorithm);
+        let text = format!(r#"{{"crv":{},"kty":"EC","x":{},"y":{}}}"#, jwk["crv"], jwk["x"], jwk["y"]);
+        URL_SAFE_NO_PAD.encode(crate::secret::sha256(text.as_bytes()))
+    };
+    let (old, new) = (thumbprint(Algorithm::ES256), thumbprint(Algorithm::ES384));
+    let expected = format!("ES256 from certs/old.pem, thumbprint {old}: has signed the token");
+    assert_eq!(keys(r#"{"alg":"ES256"}"#, Algorithm::ES256), [(Some(true), expected)]);
+    let expected = format!("kid \"new\", ES384 from https://a.example/jwks, thumbprint {new}: has signed the token");
+    assert_eq!(keys(r#"{"alg":"ES384","kid":"new"}"#, Algorithm::ES384), [(Some(true), expected)]);
+    let expected = "kid \"shared\", HS256 from certs/token.secret: has not signed the token".to_owned();
+    assert_eq!(keys(r#"{"alg":"HS256","kid":"shared"}"#, Algorithm::HS512), [(None, expected)]);
+    let none = keys(r#"{"alg":"ES256K","kid":"new"}"#, Algorithm::ES256);
+    assert!(none.is_empty(), "{none:?}");
+    let others = keys(r#"{"alg":"RS256"}"#, Algorithm::RS256);
+    assert_eq!(others.len(), 4, "{others:?}");
+    assert!(others.iter().all(|(passed, detail)| passed.is_none() && detail.contains("not tried")), "{others:?}");
+    assert!(!format!("{others:?}").contains(pairs().jwk(Algorithm::HS512)["k"].as_str().unwrap()));
+    assert_eq!(
+        others[3].1,
+        "kid \"local\", HS512 from https://a.example/jwks: not tried, it is for another algorithm or kid"
+    );
+}
+
+#[test]
+fn many_keys_that_do_not_fit_are_counted() {
+    let mut ring = KeyRing::default();
+    for number in 0..30 {
+        ring.add_secret(Algorithm::HS256, Some(number.to_string()), &Secret::new(pairs().secret.clone())).unwrap();
+    }
+    let route = verifier(vec![Issuer::new("default".into(), ring)]);
+    let all = route.explain(&mint(Algorithm::HS256, &json!({"exp": NOW + 10})), now());
+    let keys: Vec<_> = all.iter().filter(|outcome| outcome.rule == "key").collect();
+    assert_eq!((keys.len(), keys[10].detail.as_str()), (11, "and 20 more"));
 }
 
 proptest! {
