@@ -265,6 +265,28 @@ fn a_certificate_that_has_expired_or_covers_no_host_of_a_route_is_noted() {
 }
 
 #[test]
+fn what_is_secret_and_goes_to_another_machine_in_clear_is_noted() {
+    let folder = Folder::new();
+    let notes = |upstream: &str, more: &str| {
+        let text = default_config().replace("ws://127.0.0.1:9001", upstream) + more;
+        folder.parse("config.toml", &text).unwrap_or_else(|problems| panic!("{problems}")).notes
+    };
+    let (token, credential) = ("pass_token = true\n", "upstream_credential_file = \"certs/upstream.credential\"\n");
+    assert_eq!(
+        notes("ws://service:9001", token),
+        ["the route default sends its clients' tokens to service in clear: use wss://"]
+    );
+    assert_eq!(
+        notes("ws://192.0.2.7:9001", credential),
+        ["the route default sends its credential to 192.0.2.7 in clear: use wss://"]
+    );
+    for upstream in ["ws://127.0.0.1:9001", "ws://[::1]:9001", "ws://localhost:9001", "wss://service:9001"] {
+        assert!(notes(upstream, token).is_empty(), "{upstream}");
+    }
+    assert!(notes("ws://service:9001", "").is_empty());
+}
+
+#[test]
 fn a_token_is_not_minted_with_what_is_no_secret() {
     let folder = Folder::new();
     let mint = |file: &str| {

@@ -1,6 +1,7 @@
 //! What a route tells its service: `identity`, `pass_token` and `upstream_credential_*`.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue};
@@ -12,6 +13,7 @@ use crate::gateway::headers::spelling;
 use crate::gateway::identity::{Claim, Credential, Encoding, Form, Identity, Introduction};
 use crate::names;
 use crate::secret::Secret;
+use crate::upstream;
 
 pub(super) fn introduction(typed: &file::Introduction, context: &Context<'_>) -> Introduction {
     let mut names = Names { taken: BTreeMap::new(), context };
@@ -26,6 +28,25 @@ pub(super) fn introduction(typed: &file::Introduction, context: &Context<'_>) ->
         identity(name, claim, context)
     });
     Introduction { identity: identity.collect(), pass_token, credential }
+}
+
+/// Notes what is secret and goes to another machine without TLS.
+pub(super) fn note_in_clear(
+    route: &str,
+    introduction: &Introduction,
+    upstream: &upstream::Config,
+    context: &Context<'_>,
+) {
+    let what = match introduction {
+        Introduction { pass_token: true, .. } => "its clients' tokens",
+        Introduction { credential: Some(_), .. } => "its credential",
+        _ => return,
+    };
+    let host = &upstream.host;
+    let here = host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback());
+    if upstream.tls.is_none() && !here {
+        context.report.note(format!("the route {route} sends {what} to {host} in clear: use wss://"));
+    }
 }
 
 /// The headers that are spoken for, by what services may read them as.

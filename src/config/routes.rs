@@ -12,7 +12,7 @@ use super::demands::demands;
 use super::door::{first_message, reject};
 use super::file;
 use super::files::Context;
-use super::identity::introduction;
+use super::identity::{introduction, note_in_clear};
 use super::issuers::Issuers;
 use super::problem::{Place, Placed, Problem, nearest, suggest};
 use super::renewal::renewal;
@@ -72,6 +72,7 @@ pub(super) fn routes(typed: &[file::Route], from: &Issuers, known: &[&str], cont
         let forwarded = forwarded(typed.forwarded.as_ref(), context);
         let upstream = upstream(typed, context);
         let (Some(name), Some(upstream)) = (name, upstream) else { continue };
+        note_in_clear(&name, &introduction, &upstream, context);
         all.verifiers.push((name.clone(), verifier.clone()));
         all.routes.push(Arc::new(Route {
             name,
