@@ -42,7 +42,7 @@ pub(crate) fn shown(issuer: &Issuer, sources: &[std::sync::Arc<Source>], now: No
     json!({
         "issuer": &*issuer.name,
         "iss": issuer.iss,
-        "usable": !issuer.keys.is_empty(now.mono),
+        "usable": !issuer.keys.is_empty(now),
         "keys": fixed,
         "set": set,
     })

@@ -226,7 +226,7 @@ impl Desk {
         if self.0.gateway.draining() {
             return Some("draining\n");
         }
-        let now = self.0.clock.now().mono;
+        let now = self.0.clock.now();
         let keyless = self.0.issuers.load().iter().all(|issuer| issuer.keys.is_empty(now));
         keyless.then_some("no issuer has a key\n")
     }
@@ -234,7 +234,7 @@ impl Desk {
     /// Ready, and which issuers are without keys all the same: a gateway that serves the tokens of others is of more use than
     /// none.
     fn ready(&self) -> String {
-        let now = self.0.clock.now().mono;
+        let now = self.0.clock.now();
         let issuers = self.0.issuers.load();
         let keyless = issuers.iter().filter(|issuer| issuer.keys.is_empty(now));
         keyless.fold("ready\n".to_owned(), |text, issuer| text + "issuer " + &issuer.name + " has no key\n")
@@ -249,12 +249,12 @@ impl Desk {
                 streams.push((name, 0));
             }
         }
-        let (mono, sources) = (self.0.clock.now().mono, self.0.sources.load());
+        let (now, sources) = (self.0.clock.now(), self.0.sources.load());
         let seen = |issuer: &Issuer| {
             sources.iter().find(|source| *source.issuer() == issuer.name).and_then(|source| source.last_success())
         };
         let issuers = self.0.issuers.load();
-        let keys = issuers.iter().map(|issuer| (issuer.name.clone(), issuer.keys.len(mono), seen(issuer)));
+        let keys = issuers.iter().map(|issuer| (issuer.name.clone(), issuer.keys.len(now), seen(issuer)));
         metrics.render(&Snapshot {
             keys: keys.collect(),
             streams,

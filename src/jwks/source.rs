@@ -171,7 +171,7 @@ impl Source {
             loaded: report.loaded,
             skipped: report.skipped,
             seen: state.success.map(|success| success.wall),
-            counts_for: set.and_then(|set| set.until()).map(|until| until.saturating_since(now.mono)),
+            counts_for: set.and_then(|set| set.until()).map(|until| left(until, now)),
             next: state.due.saturating_since(now.mono),
             error: state.error.clone(),
         }
@@ -267,12 +267,11 @@ impl Source {
             Err(error) => {
                 let most = if self.is_file() { FILE } else { self.config.max_refresh };
                 let wait = self.lock().fail(&error, now, most);
-                let left =
-                    self.store.set(now.mono).map(|set| set.until().map(|until| until.saturating_since(now.mono)));
+                let left = self.store.set(now).map(|set| set.until().map(|until| left(until, now)));
                 self.complain(&error, wait, left);
             }
         }
-        let set = self.store.set(now.mono);
+        let set = self.store.set(now);
         let known = |name: Name| {
             let loaded = set.iter().flat_map(|set| &set.report.loaded);
             loaded.filter_map(|key| key.kid.as_deref()).any(|kid| Name::new(kid) == name)
@@ -332,7 +331,7 @@ impl Source {
 
     fn install(&self, loaded: Loaded, memory: &mut Memory, now: Now) -> Result<(Change, Duration), LoadError> {
         let Config { min_refresh, max_refresh, stale, rules, .. } = &self.config;
-        let until = (!self.is_file()).then(|| now.mono.saturating_add(*stale));
+        let until = (!self.is_file()).then(|| now.after(*stale));
         let (change, headers) = match loaded {
             Loaded::Same(headers) => {
                 self.store.extend(until);
@@ -383,6 +382,11 @@ impl State {
         self.due = now.mono.saturating_add(wait);
         wait
     }
+}
+
+/// How long until the first of both clocks is there.
+fn left(until: Now, now: Now) -> Duration {
+    until.wall.saturating_since(now.wall).min(until.mono.saturating_since(now.mono))
 }
 
 /// How often a file is looked at.

@@ -254,7 +254,7 @@ fn check_signature(
     now: Now,
 ) -> Result<Option<KeyId>, Unsigned> {
     let Header { algorithm, kid, .. } = header;
-    let set = issuer.keys.set(now.mono);
+    let set = issuer.keys.set(now);
     let set = set.as_deref();
     let mut tried = 0_usize;
     for candidate in issuer.keys.candidates(set, algorithm, kid) {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 
 use super::{Algorithm, JwkSetReport, Key, KeyRing};
-use crate::clock::Mono;
+use crate::clock::Now;
 use crate::secret;
 
 /// A key that came in a set, for as long as it stands there: 64 bits of a hash over the issuer's name and the key itself.
@@ -31,17 +31,18 @@ pub struct KeySet {
     ids: Vec<Option<KeyId>>,
     /// What became of each of its members.
     pub report: JwkSetReport,
-    /// From when it is too old to be trusted; `None` = never.
-    until: Option<Mono>,
+    /// From when, by either clock, it is too old to be trusted; `None` = never. Monotonic time stands still while the machine
+    /// is suspended, and wall time can be set back.
+    until: Option<Now>,
 }
 
 impl KeySet {
-    fn counts(&self, now: Mono) -> bool {
-        self.until.is_none_or(|until| now < until)
+    fn counts(&self, now: Now) -> bool {
+        self.until.is_none_or(|until| now.wall < until.wall && now.mono < until.mono)
     }
 
-    /// From when it is too old to be trusted; `None` = never.
-    pub const fn until(&self) -> Option<Mono> {
+    /// From when, by either clock, it is too old to be trusted; `None` = never.
+    pub const fn until(&self) -> Option<Now> {
         self.until
     }
 
@@ -106,7 +107,7 @@ impl KeyStore {
     }
 
     /// Puts a set in the place of the one before; it counts until `until`.
-    pub fn install(&self, ring: KeyRing, report: JwkSetReport, until: Option<Mono>) -> Change {
+    pub fn install(&self, ring: KeyRing, report: JwkSetReport, until: Option<Now>) -> Change {
         let ids = ring.keys.iter().map(|key| KeyId::new(&self.issuer, key)).collect();
         let set = Arc::new(KeySet { ring, ids, report, until });
         let before = self.set.swap(Some(set.clone()));
@@ -114,7 +115,7 @@ impl KeyStore {
     }
 
     /// The same set was seen again: it counts until `until`.
-    pub fn extend(&self, until: Option<Mono>) {
+    pub fn extend(&self, until: Option<Now>) {
         if let Some(set) = self.set.load_full() {
             let KeySet { ring, ids, report, .. } = &*set;
             let (ring, ids, report) = (ring.clone(), ids.clone(), report.clone());
@@ -133,7 +134,7 @@ impl KeyStore {
     }
 
     /// The set, if it came and has not become too old.
-    pub fn set(&self, now: Mono) -> Option<Arc<KeySet>> {
+    pub fn set(&self, now: Now) -> Option<Arc<KeySet>> {
         self.set.load_full().filter(|set| set.counts(now))
     }
 
@@ -148,17 +149,17 @@ impl KeyStore {
     }
 
     /// Whether no token can be verified with it at `now`.
-    pub fn is_empty(&self, now: Mono) -> bool {
+    pub fn is_empty(&self, now: Now) -> bool {
         self.fixed.is_empty() && self.set(now).is_none()
     }
 
     /// How many keys count at `now`.
-    pub fn len(&self, now: Mono) -> usize {
+    pub fn len(&self, now: Now) -> usize {
         self.fixed.keys.len() + self.set(now).map_or(0, |set| set.ring.keys.len())
     }
 
     /// The algorithms that a token may name, as far as keys are there.
-    pub fn algorithms(&self, now: Mono) -> Vec<Algorithm> {
+    pub fn algorithms(&self, now: Now) -> Vec<Algorithm> {
         let set = self.set(now);
         let known = |algorithm: &Algorithm| {
             self.fixed.allows(*algorithm) || set.as_ref().is_some_and(|set| set.ring.allows(*algorithm))
@@ -235,8 +236,8 @@ mod tests {
     use super::super::tests::pairs;
     use super::*;
 
-    fn at(seconds: u64) -> Mono {
-        Mono::from_origin(Duration::from_secs(seconds))
+    fn at(seconds: u64) -> Now {
+        Now::default().after(Duration::from_secs(seconds))
     }
 
     fn key(algorithm: Algorithm, kid: &str) -> Value {
@@ -249,12 +250,12 @@ mod tests {
         KeyRing::from_jwk_set(json!({ "keys": keys }).to_string().as_bytes(), &SetRules::default()).unwrap()
     }
 
-    fn install(store: &KeyStore, keys: &[Value], until: Option<Mono>) -> Change {
+    fn install(store: &KeyStore, keys: &[Value], until: Option<Now>) -> Change {
         let (ring, report) = ring(keys);
         store.install(ring, report, until)
     }
 
-    fn count(store: &KeyStore, algorithm: Algorithm, kid: Option<&str>, now: Mono) -> usize {
+    fn count(store: &KeyStore, algorithm: Algorithm, kid: Option<&str>, now: Now) -> usize {
         store.candidates(store.set(now).as_deref(), algorithm, kid).count()
     }
 
@@ -285,6 +286,9 @@ mod tests {
         store.extend(Some(at(20)));
         assert_eq!((store.len(at(19)), store.algorithms(at(19))), (1, vec![Algorithm::ES256]));
         assert!(store.is_empty(at(20)));
+        for suspended in [Now { wall: at(20).wall, ..at(11) }, Now { mono: at(20).mono, ..at(11) }] {
+            assert!(store.is_empty(suspended), "either clock counts");
+        }
     }
 
     #[test]

@@ -121,7 +121,7 @@ fn explain_signature(
         (_, Err(denial)) => return outcomes.push(failed("signature", denial)),
         (Some(header), Ok(signature)) => (header, signature),
     };
-    let set = issuer.keys.set(now.mono);
+    let set = issuer.keys.set(now);
     let set = set.as_deref();
     let mut tried = 0_usize;
     for candidate in issuer.keys.candidates(set, header.algorithm, header.kid) {
@@ -139,7 +139,7 @@ fn explain_signature(
         outcomes.extend(all.take(SHOWN).map(|key| {
             untried("key", format!("{}: not tried, it is for another algorithm or kid", issuer.keys.describe(key)))
         }));
-        if let Some(more) = issuer.keys.len(now.mono).checked_sub(SHOWN).filter(|more| *more > 0) {
+        if let Some(more) = issuer.keys.len(now).checked_sub(SHOWN).filter(|more| *more > 0) {
             outcomes.push(untried("key", format!("and {more} more")));
         }
     }
