@@ -1,5 +1,5 @@
-# `make test` runs every test, also those with real parts: FastAPI under uvicorn, clients in Python and Node, Chromium,
-# Firefox, a clock that is stepped. What they need is installed first (Debian packages as root; Python and npm packages
+# `make test` runs every test, also those with real parts: FastAPI under uvicorn, clients in Python and Node, two OIDC
+# issuers, Chromium, Firefox, a clock that is stepped. What they need is installed first (Debian packages as root; Python and npm packages
 # under target/real/). `cargo test` runs everything that needs only a Rust toolchain and a C compiler.
 .POSIX:
 

@@ -19,6 +19,7 @@ mod certificate;
 mod client;
 pub mod doc;
 mod gateway;
+pub mod issuer;
 mod link;
 mod origin;
 pub mod real;
@@ -36,7 +37,7 @@ pub use self::{
     certificate::Authority,
     client::Client,
     gateway::{Gateway, Signal, config, field, folder},
-    link::{Frame, Link, Reply, Role, op},
+    link::{Frame, Link, Reply, Role, header, op},
     origin::{Call, Origin},
     token::{ISSUER, SECRET, claims, mint, now, sign, token},
 };

@@ -43,6 +43,27 @@ impl Program {
         (service, format!("ws://{address}"))
     }
 
+    /// An issuer: npm's `oidc-provider`, with the certificates in `folder`; and its URL.
+    pub async fn oidc_provider(folder: &Path) -> (Self, String) {
+        let mut command = node("issuer.cjs");
+        command.arg(folder).stderr(Stdio::null());
+        Self::issuer("oidc-provider", command).await
+    }
+
+    /// Another: PyPI's `oidc-provider-mock`; and its URL.
+    pub async fn oidc_provider_mock() -> (Self, String) {
+        let mut command = python("issuer.py");
+        command.stderr(Stdio::null());
+        Self::issuer("oidc-provider-mock", command).await
+    }
+
+    async fn issuer(name: &str, command: Command) -> (Self, String) {
+        let mut issuer = Self::spawn(name, command, None);
+        let line: Value = serde_json::from_str(&issuer.line().await).expect("JSON");
+        let url = line["ready"].as_str().expect("its URL").to_owned();
+        (issuer, url)
+    }
+
     /// A client: Python's `websockets`.
     pub async fn python_client(authority: &Path) -> Self {
         let mut command = python("client.py");
