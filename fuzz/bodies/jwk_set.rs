@@ -42,7 +42,9 @@ pub fn run(script: &[u8]) {
     assert_eq!(ring.algorithms(), known);
     let shown = format!("{ring:?}");
     for secret in members.iter().filter_map(|member| member.get("k")?.text()).filter(|secret| secret.len() > 40) {
-        assert!(!shown.contains(secret));
+        // What is no secret may be anything, the very text that is shown too.
+        let spells_bytes = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        assert!(!secret.bytes().all(spells_bytes) || !shown.contains(secret));
     }
 }
 

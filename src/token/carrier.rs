@@ -96,9 +96,7 @@ pub fn take_any(
     }
     header::take_cookies(carriers, &mut headers, &mut found)?;
 
-    if let Some(token) = &found.0 {
-        offer.settle(token, &mut headers)?;
-    }
+    offer.settle(found.0.as_ref(), &mut headers)?;
     // Without a token it is that which is missing, and not a companion.
     let fallback_subprotocol = if found.0.is_some() { offer.fallback()? } else { offer.rest.first().cloned() };
     Ok((found.0, Left { query, headers, subprotocols: offer.rest, fallback_subprotocol }))

@@ -25,12 +25,14 @@ pub(super) struct Offer {
 }
 
 impl Offer {
-    /// Takes out every entry that is `token` itself, plain or as base64url, however it got there: nothing of it goes on
+    /// Takes out every entry that is `token` itself, if there is one, plain or as base64url, however it got there: nothing of it goes on
     /// to the service or back to the client. Then makes the header say what is left: one header if anything was taken
     /// out, and as it came otherwise.
-    pub(super) fn settle(&mut self, token: &Token, headers: &mut HeaderMap) -> Result<(), Denial> {
-        let encoded = Zeroizing::new(URL_SAFE_NO_PAD.encode(token.expose()));
-        self.rest.retain(|entry| entry != token.expose() && *entry != *encoded);
+    pub(super) fn settle(&mut self, token: Option<&Token>, headers: &mut HeaderMap) -> Result<(), Denial> {
+        if let Some(token) = token {
+            let encoded = Zeroizing::new(URL_SAFE_NO_PAD.encode(token.expose()));
+            self.rest.retain(|entry| entry != token.expose() && *entry != *encoded);
+        }
         if self.rest.len() < self.offered {
             headers.remove(SEC_WEBSOCKET_PROTOCOL);
             if !self.rest.is_empty() {

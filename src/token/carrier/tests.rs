@@ -217,6 +217,17 @@ fn subprotocols_lose_the_tokens_entries_and_one_is_always_answered() {
 }
 
 #[test]
+fn an_entry_that_holds_no_token_goes_on_no_more_than_one_that_does() {
+    let carriers = [Carrier::SubprotocolPrefix("jwt.".into())];
+    let mut headers = HeaderMap::new();
+    headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("jwt., chat"));
+    let (token, left) = take_any(&carriers, None, &headers).unwrap();
+    assert!(token.is_none());
+    assert_eq!(left.subprotocols, ["chat"]);
+    assert_eq!(left.headers[SEC_WEBSOCKET_PROTOCOL], "chat");
+}
+
+#[test]
 fn unusable_subprotocols_are_refused_by_name() {
     const K8S: &str = "base64url.bearer.authorization.k8s.io.";
     let pair = vec![Carrier::SubprotocolPair];
