@@ -5,7 +5,7 @@
 
 REAL = target/real
 
-.PHONY: test test-buffered quick check doc autobahn bench expiry renewals micro instructions real clean-real
+.PHONY: test test-buffered quick check doc autobahn bench expiry renewals forged micro instructions real clean-real
 
 test: real
 	cd clients/js && npm test
@@ -52,6 +52,14 @@ renewals:
 	cargo build --locked --release --bin portcullis
 	cargo build --locked --release --features bench --example load
 	benches/renewals.py
+
+# Forged RS256 tokens, 400 a second, beside live streams; then 200 random key names a second, and who fetches keys for them.
+FORGED_ROUNDS = 3
+forged:
+	cargo build --locked --release --bin portcullis
+	cargo build --locked --release --features bench --example load
+	benches/forged.py --rounds $(FORGED_ROUNDS)
+	benches/forged.py --rounds $(FORGED_ROUNDS) --url
 
 # Single parts of the data path, by time and by instructions.
 micro:

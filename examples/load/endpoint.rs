@@ -67,6 +67,19 @@ impl Endpoint {
         tokio::time::timeout(PATIENCE, upgraded).await.context("no upgrade in time")?
     }
 
+    /// The status that a new connection's upgrade with this token is answered with. It has no patience of its own.
+    pub async fn status(&self, path: &str, token: &str) -> anyhow::Result<u16> {
+        let mut peer = self.reach(0).await?;
+        peer.send(self.request(path, Some(token)).as_bytes()).await.context("request")?;
+        let (status, ..) = peer.receive_answer().await.context("answer")?;
+        Ok(status)
+    }
+
+    /// The tokens that are used in turn.
+    pub fn tokens(&self) -> &[String] {
+        &self.tokens
+    }
+
     /// A connection that has not been upgraded.
     pub async fn reach(&self, capacity: usize) -> anyhow::Result<Peer<Link>> {
         let tcp = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await.context("connect")?;
@@ -131,12 +144,12 @@ fn tls(ca: &[u8], resume: bool) -> anyhow::Result<TlsConnector> {
 }
 
 /// Tokens for one run, which expire at `expiry` (or after an hour).
-pub fn tokens(algorithm: &str, key: Vec<u8>, expiry: Option<Wall>) -> anyhow::Result<Vec<String>> {
+pub fn tokens(algorithm: &str, kid: Option<String>, key: Vec<u8>, expiry: Option<Wall>) -> anyhow::Result<Vec<String>> {
     let mut claims = serde_json::Map::new();
     if let Some(expiry) = expiry {
         claims.insert("exp".into(), expiry.as_secs().into());
     }
-    let mint = mint(algorithm, key, claims)?;
+    let mint = mint(algorithm, kid, key, claims)?;
     let now = Clock::system().now();
     (0..TOKENS)
         .map(|at| Ok(mint.sign_subject(&format!("user-{at}"), now)?.token.expose().to_owned()))
@@ -144,18 +157,19 @@ pub fn tokens(algorithm: &str, key: Vec<u8>, expiry: Option<Wall>) -> anyhow::Re
 }
 
 /// What signs tokens with these claims: from a shared secret (a newline at its end is not part of it) or a private key in
-/// PEM.
+/// PEM. `kid`: how tokens name the key.
 pub fn mint(
     algorithm: &str,
+    kid: Option<String>,
     mut key: Vec<u8>,
     mut claims: serde_json::Map<String, serde_json::Value>,
 ) -> anyhow::Result<Mint> {
     let algorithm = Algorithm::from_name(algorithm).with_context(|| format!("{algorithm} is no algorithm"))?;
     let key = if key.starts_with(b"-----BEGIN") {
-        MintKey::from_pem(algorithm, None, &key)?
+        MintKey::from_pem(algorithm, kid, &key)?
     } else {
         key.truncate(key.trim_ascii_end().len());
-        MintKey::from_secret(algorithm, None, &Secret::new(mem::take(&mut key)))?
+        MintKey::from_secret(algorithm, kid, &Secret::new(mem::take(&mut key)))?
     };
     claims.insert("iss".into(), ISSUER.into());
     claims.insert("aud".into(), "ws".into());
@@ -163,7 +177,7 @@ pub fn mint(
 }
 
 /// The `iss` of every token.
-const ISSUER: &str = "https://issuer.test";
+pub const ISSUER: &str = "https://issuer.test";
 
 /// TLS or not.
 pub enum Link {

@@ -9,6 +9,7 @@
 mod backend;
 mod endpoint;
 mod expiry;
+mod forge;
 mod frame;
 mod histogram;
 mod idle;
@@ -141,6 +142,28 @@ enum Verb {
         #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=60_000))]
         ends: u32,
     },
+    /// Live streams that echo in an open loop, --seconds for themselves and then as long beside requests with forged tokens.
+    Forge {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        bounds: Bounds,
+        /// Bytes of a message.
+        #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+        size: u32,
+        /// Messages a second, over all streams.
+        #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        rate: u32,
+        /// Live streams.
+        #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        streams: u32,
+        /// Requests with a forged token a second, each over a connection of its own.
+        #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        forged: u32,
+        /// How many of a hundred forged tokens name a random key; the others name --kid and have another token's signature.
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(0..=100))]
+        unknown: u32,
+    },
     /// A plain WebSocket service that costs little: echoes; a request for /flood?size=N is sent messages instead.
     Backend {
         /// Port on 127.0.0.1.
@@ -167,6 +190,9 @@ struct Target {
     /// How tokens are signed: HS256, ES256 or RS256.
     #[arg(long, default_value = "HS256")]
     algorithm: String,
+    /// How tokens name the key that has signed them.
+    #[arg(long)]
+    kid: Option<String>,
     /// Resume TLS sessions instead of a full handshake each time.
     #[arg(long)]
     resume: bool,
@@ -225,6 +251,10 @@ async fn run(verb: Verb) -> anyhow::Result<(serde_json::Value, u64)> {
             let renewals = renew::Renewals { streams, every: Duration::from_secs_f64(every), ends };
             renew::renew(target.endpoint(None)?, target.mint()?, &bounds.plan(), renewals).await
         }
+        Verb::Forge { target, bounds, size, rate, streams, forged, unknown } => {
+            let forgery = forge::Forgery { streams, rate, size: size as usize, forged, unknown };
+            forge::forge(target.endpoint(None)?, &bounds.plan(), forgery).await
+        }
         Verb::Backend { port, seconds } => {
             backend::serve(port, Duration::from_secs(seconds)).await?;
             Ok((serde_json::Value::Null, 0))
@@ -238,7 +268,7 @@ impl Target {
         let ca = self.ca.as_ref().map(read).transpose()?;
         let key = self.key.as_ref().map(read).transpose()?;
         let tokens = match key {
-            Some(key) => endpoint::tokens(&self.algorithm, key, expiry)?,
+            Some(key) => endpoint::tokens(&self.algorithm, self.kid.clone(), key, expiry)?,
             None => Vec::new(),
         };
         endpoint::Endpoint::new(self.port, ca.as_deref(), self.resume, tokens)
@@ -249,7 +279,7 @@ impl Target {
     fn mint(&self) -> anyhow::Result<Mint> {
         let key = self.key.as_ref().context("name the key that tokens are signed with: --key")?;
         let key = std::fs::read(key).with_context(|| format!("cannot read {}", key.display()))?;
-        endpoint::mint(&self.algorithm, key, serde_json::Map::new())
+        endpoint::mint(&self.algorithm, self.kid.clone(), key, serde_json::Map::new())
     }
 }
 

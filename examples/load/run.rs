@@ -102,6 +102,20 @@ impl Run {
         *self.samples.borrow_mut() = keep.then(Vec::new);
     }
 
+    /// The stretch that is measured, once it has begun.
+    pub fn window(&self) -> Option<(Mono, Mono)> {
+        self.window.get()
+    }
+
+    /// The latencies of what was due from `from` until `to`, if they were kept.
+    pub fn latencies(&self, from: Mono, to: Mono) -> Histogram {
+        let mut latencies = Histogram::new();
+        for (_, took) in self.samples.borrow().iter().flatten().filter(|(due, _)| (from..to).contains(due)) {
+            latencies.record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+        }
+        latencies
+    }
+
     /// A line for each message in the stretch that is measured: when it was due (Unix time) and what it took, both in
     /// microseconds.
     pub fn samples(&self) -> String {

@@ -21,7 +21,7 @@ use crate::peer::Peer;
 use crate::run::{Plan, Run, measure};
 
 /// What a verb has to say, and its number of errors.
-type Report = anyhow::Result<(Value, u64)>;
+pub type Report = anyhow::Result<(Value, u64)>;
 
 /// Bytes of one read.
 const READ: usize = 64 * 1024;
@@ -67,18 +67,7 @@ pub async fn rate(
     let pacer = Pacer::start(run.clock().clone(), rate, senders);
     let worker = |(seed, due): (u64, mpsc::Receiver<Mono>)| {
         let (run, endpoint) = (run.clone(), endpoint.clone());
-        async move {
-            let peer = endpoint.open("/", READ).await?;
-            run.ready();
-            let (reader, writer) = tokio::io::split(peer.into_stream());
-            let under_way = Rc::new(RefCell::new(VecDeque::new()));
-            let message = || Message::from_client(size, seed);
-            tokio::try_join!(
-                send_when_due(Peer::new(writer, 0), message(), due, &under_way, &run),
-                receive_in_order(Peer::new(reader, READ), message(), size, &under_way, &run),
-            )?;
-            Ok(())
-        }
+        async move { echo_when_due(&endpoint, &run, size, seed, due).await }
     };
     let report = measure(&run, plan, "rate", (0..).zip(receivers).map(worker).collect()).await;
     drop(pacer);
@@ -94,22 +83,42 @@ pub async fn rate(
     Ok((report, errors))
 }
 
+/// One stream of an open loop. `seed` sets the bytes of its messages.
+pub async fn echo_when_due(
+    endpoint: &Endpoint,
+    run: &Run,
+    size: usize,
+    seed: u64,
+    due: mpsc::Receiver<Mono>,
+) -> anyhow::Result<()> {
+    let peer = endpoint.open("/", READ).await?;
+    run.ready();
+    let (reader, writer) = tokio::io::split(peer.into_stream());
+    let under_way = Rc::new(RefCell::new(VecDeque::new()));
+    let message = || Message::from_client(size, seed);
+    tokio::try_join!(
+        send_when_due(Peer::new(writer, 0), message(), due, &under_way, run),
+        receive_in_order(Peer::new(reader, READ), message(), size, &under_way, run),
+    )?;
+    Ok(())
+}
+
 /// The least number of messages that counts as the asked rate: nine in ten.
-fn asked(rate: u32, window: Duration) -> u64 {
+pub fn asked(rate: u32, window: Duration) -> u64 {
     u64::try_from(u128::from(rate) * window.as_millis() * 9 / 10_000).unwrap_or(u64::MAX)
 }
 
 /// Messages that may be due on one connection and not sent: then the pacer waits, and the wait counts as latency.
-const QUEUE: usize = 1024;
+pub const QUEUE: usize = 1024;
 
 /// Says when messages are due, on a thread of its own: the runtime's timers count in whole milliseconds.
-struct Pacer {
+pub struct Pacer {
     stop: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Pacer {
-    fn start(clock: Clock, rate: u32, senders: Vec<mpsc::Sender<Mono>>) -> Self {
+    pub fn start(clock: Clock, rate: u32, senders: Vec<mpsc::Sender<Mono>>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let thread = std::thread::spawn(move || {
