@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use portcullis::config::{self, Config};
-use portcullis::gateway::identity::Claim;
+use portcullis::token::claims::named::Claim;
 
 /// A folder with certificates, keys and secrets as the configs of the corpus name them.
 struct Folder(tempfile::TempDir);

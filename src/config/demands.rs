@@ -33,6 +33,11 @@ fn scope(typed: Option<&Placed<Vec<Placed<String>>>>, context: &Context<'_>) -> 
 
 fn required_claim(typed: &file::RequiredClaim, context: &Context<'_>) -> Option<RequiredClaim> {
     let (name, any_of) = (typed.claim.as_ref()?, wanted(typed, context));
+    Some(RequiredClaim { claim: claim(name, context)?, any_of })
+}
+
+/// A claim, by its name or by a pointer.
+pub(super) fn claim(name: &Placed<String>, context: &Context<'_>) -> Option<Claim> {
     let claim = Claim::parse(&name.value);
     if claim.is_none() {
         let (message, remedy) = if name.value.is_empty() {
@@ -42,7 +47,7 @@ fn required_claim(typed: &file::RequiredClaim, context: &Context<'_>) -> Option<
         };
         context.add(Problem::new(&name.place, message).remedy(remedy));
     }
-    Some(RequiredClaim { claim: claim?, any_of })
+    claim
 }
 
 fn wanted(typed: &file::RequiredClaim, context: &Context<'_>) -> Vec<Wanted> {

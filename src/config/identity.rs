@@ -6,11 +6,12 @@ use std::net::IpAddr;
 use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue};
 
+use super::demands::claim;
 use super::file;
 use super::files::{Context, trim_newline};
 use super::problem::{Place, Placed, Problem};
 use crate::gateway::headers::spelling;
-use crate::gateway::identity::{Claim, Credential, Encoding, Form, Identity, Introduction};
+use crate::gateway::identity::{Credential, Encoding, Form, Identity, Introduction};
 use crate::names;
 use crate::secret::Secret;
 use crate::upstream;
@@ -88,16 +89,7 @@ impl Names<'_> {
 }
 
 fn identity(header: HeaderName, typed: &file::Identity, context: &Context<'_>) -> Option<Identity> {
-    let typed_claim = typed.claim.as_ref()?;
-    let claim = Claim::parse(&typed_claim.value);
-    if claim.is_none() {
-        let message = match typed_claim.value.as_str() {
-            "" => "the claim has no name".to_owned(),
-            pointer => format!("`{pointer}` is no JSON pointer (RFC 6901)"),
-        };
-        let remedy = "for example { \"X-User\" = \"sub\", \"X-Roles\" = \"/realm_access/roles\" }";
-        context.add(Problem::new(&typed_claim.place, message).remedy(remedy));
-    }
+    let claim = claim(typed.claim.as_ref()?, context);
     let form = form(typed, context);
     let encoding = match typed.encoding.as_ref().map(|typed| (typed.value.as_str(), typed)) {
         None | Some(("percent", _)) => Encoding::Percent,

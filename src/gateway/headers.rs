@@ -182,8 +182,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::gateway::identity::{Claim, Credential, Encoding, Form, Identity};
+    use crate::gateway::identity::{Credential, Encoding, Form, Identity};
     use crate::secret::Secret;
+    use crate::token::claims::named::Claim;
 
     fn introduction() -> Introduction {
         let identity = Identity {

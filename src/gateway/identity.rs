@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 
 use crate::gateway::headers::spelling;
 use crate::secret::{Secret, Token};
+use crate::token::claims::named::Claim;
 use crate::token::{Denial, Grant, Public};
 
 /// See the module.
@@ -42,10 +43,6 @@ pub struct Identity {
     /// How that text is made fit for a header.
     pub encoding: Encoding,
 }
-
-/// Which claim: a name, or a JSON pointer (RFC 6901) into the claims if it begins with `/`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claim(String);
 
 /// How the value of a claim is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -176,21 +173,6 @@ impl Identity {
         Ok(percent_encoded(&text, |at, c| {
             !c.is_ascii() || c == '%' || separator.contains(c) || (c == ' ' && outer(at))
         }))
-    }
-}
-
-impl Claim {
-    /// `None` for an empty text, and for a pointer with a `~` that is followed neither by `0` nor by `1`.
-    pub fn parse(text: &str) -> Option<Self> {
-        let escapes_are_good = text.split('~').skip(1).all(|rest| rest.starts_with(['0', '1']));
-        let good = !text.is_empty() && (!text.starts_with('/') || escapes_are_good);
-        good.then(|| Self(text.to_owned()))
-    }
-
-    fn find<'v>(&self, claims: &'v Map<String, Value>) -> Option<&'v Value> {
-        let Some(pointer) = self.0.strip_prefix('/') else { return claims.get(&self.0) };
-        let (name, rest) = pointer.split_at(pointer.find('/').unwrap_or(pointer.len()));
-        claims.get(&name.replace("~1", "/").replace("~0", "~"))?.pointer(rest)
     }
 }
 
@@ -356,37 +338,6 @@ mod tests {
         }
         let large = json!("x".repeat(6145));
         assert_eq!(said(&base64, &large), Err(Unusable::Large), "counted as it is sent");
-    }
-
-    #[test]
-    fn a_claim_is_a_name_or_a_pointer() {
-        let claims = json!({
-            "sub": "s", "https://app.example/roles": "n", "a/b": {"m~n": "e"}, "list": ["u", {"v": "w"}],
-            "": {"": "empty"}, "text": "{\"a\":1}",
-        });
-        let claims = claims.as_object().unwrap();
-        for (claim, expected) in [
-            ("sub", Some("s")),
-            ("/sub", Some("s")),
-            ("https://app.example/roles", Some("n")),
-            ("/a~1b/m~0n", Some("e")),
-            ("/list/0", Some("u")),
-            ("/list/1/v", Some("w")),
-            ("//", Some("empty")),
-            ("/list/01", None),
-            ("/list/2", None),
-            ("/list/-", None),
-            ("/sub/x", None),
-            ("/text/a", None),
-            ("/none", None),
-        ] {
-            let found = Claim::parse(claim).unwrap();
-            assert_eq!(found.find(claims).and_then(Value::as_str), expected, "{claim}");
-        }
-        for bad in ["", "/a~", "/a~2b"] {
-            assert_eq!(Claim::parse(bad), None, "{bad}");
-        }
-        assert!(Claim::parse("a~b").is_some(), "a name has no escapes");
     }
 
     #[test]
