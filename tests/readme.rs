@@ -199,10 +199,11 @@ fn every_test_that_a_document_names_is_there() {
     for file in ["docs/security.md", "docs/architecture.md", "README.md"] {
         let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).expect(file);
         for word in text.split('`') {
-            let Some((place, name)) = word.split_once("::").filter(|(_, name)| name.matches('_').count() > 2) else {
+            let Some((place, name)) = word.rsplit_once("::").filter(|(_, name)| name.matches('_').count() > 2) else {
                 continue;
             };
-            let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(place).with_extension("rs");
+            let tests =
+                Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(place.replace("::", "/")).with_extension("rs");
             let source = std::fs::read_to_string(&tests).unwrap_or_default();
             assert!(source.contains(&format!("fn {name}(")), "{file} names {place}::{name}");
             seen += 1;
