@@ -95,7 +95,10 @@ async fn id_secret_scope_resource_and_audience_stand_in_the_form_where_that_is_w
     .await;
     let url = issuer.url("/token");
     let more = ["--scope", "read write", "--resource", "https://a/", "--resource", "https://b/", "--audience", "gate"];
-    let mut client = client(&gateway, &[&["--token-url", &url, "--auth", "post"], &more[..]].concat());
+    let own = ["--token-url", &url, "--auth", "post", "--client-id", CLIENT[1], "--client-secret-env", "ROBOT_SECRET"];
+    let mut client = Client::start_with(&gateway, &[&own, &more[..]].concat(), |command| {
+        command.env("ROBOT_SECRET", CLIENT_SECRET);
+    });
     let (head, form) = within(LONG, "a form", forms.recv()).await.expect("a form");
     assert!(!head.to_lowercase().contains("authorization"), "{head}");
     let wanted = "grant_type=client_credentials&client_id=gate+keeper&client_secret=s3cret%3A+of%2Bthe%26client\

@@ -267,6 +267,22 @@ async fn only_a_certificate_of_the_own_authority_for_that_name_and_time_is_trust
 }
 
 #[tokio::test]
+async fn a_body_without_a_length_counts_only_if_tls_says_that_it_ends() {
+    let authority = Authority::new();
+    let identity = authority.leaf(&["localhost"]);
+    let head = "HTTP/1.1 200 OK\r\n\r\n";
+    let whole = Origin::secure(&identity, move |call| call.answer(format!("{head}whole"))).await;
+    let cut = Origin::secure(&identity, move |mut call| async move {
+        call.send(format!("{head}SECRET")).await;
+    })
+    .await;
+    let fetcher = fetcher(&authority, PATIENCE);
+    assert_eq!(body(get_with(&fetcher, &whole.url("/")).await), "whole");
+    let error = get_with(&fetcher, &cut.url("/")).await.expect_err("cut off on its way");
+    assert!(matches!(&error, FetchError::Http(text) if !text.contains("SECRET")), "{error}");
+}
+
+#[tokio::test]
 async fn where_nobody_listens_the_error_says_so() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("an address").port();

@@ -374,18 +374,18 @@ async fn handshake_renewal_first_message_and_ticket_all_wait_for_one_fetch_of_a_
 async fn two_issuers_on_one_route_each_with_its_own_keys() {
     let backend = Backend::echo().await;
     let issuer = Issuer::start().await;
-    let (mut mock, url) = Program::oidc_provider_mock().await;
-    let second = format!("[[issuer]]\nname = \"mock\"\ndiscovery = \"{url}\"\naud = [\"gate\"]\n");
+    let (mut mock, url) = Program::oidc_provider_mock(0).await;
+    let second = format!("[[issuer]]\nname = \"mock\"\ndiscovery = \"{url}\"\naud = [\"gate\"]\n{EAGER}\n");
     let tables = format!("{}{second}", issuer.table(LAZY));
     let gateway = Gateway::start(&with_issuer(&backend.url(), &tables, "issuers = [\"sso\", \"mock\"]")).await;
     let first = issuer.token(60).await;
-    let token = mock.call(json!({"token": "ann"})).await.as_str().expect("a token").to_owned();
+    let token = signs_in(&mut mock, "ann").await;
     assert_eq!(asks(&gateway, &first).await.0, 101);
     let mut stream = Stream::open(&gateway, &token).await;
     stream.echoes().await;
-    let fresh = mock.call(json!({"token": "ann"})).await.as_str().expect("a token").to_owned();
+    let fresh = signs_in(&mut mock, "ann").await;
     assert_eq!(stream.renew(&gateway, &fresh).await, 200);
-    let other = mock.call(json!({"token": "bob"})).await.as_str().expect("a token").to_owned();
+    let other = signs_in(&mut mock, "bob").await;
     assert_eq!(stream.renew(&gateway, &other).await, 403, "another principal");
     assert_eq!(stream.renew(&gateway, &first).await, 403, "another issuer's");
 
@@ -395,4 +395,22 @@ async fn two_issuers_on_one_route_each_with_its_own_keys() {
         let forged = format!("{}.{}.{}", part(signature, 0), part(claims, 1), part(signature, 2));
         assert_eq!(asks(&gateway, &forged).await, (401, "token_invalid".into()));
     }
+
+    // It comes back with another key, which its tokens do not name: they count from the next look at its keys.
+    drop(mock);
+    let port = url.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
+    let (mut mock, _) = Program::oidc_provider_mock(port).await;
+    let after = signs_in(&mut mock, "ann").await;
+    let start = instant();
+    while asks(&gateway, &after).await.0 != 101 {
+        assert!(start.elapsed() < Duration::from_secs(6), "its new key never counts");
+    }
+    assert_eq!(asks(&gateway, &fresh).await, (401, "token_invalid".into()), "and its old one no more");
+    assert_eq!(asks(&gateway, &first).await.0, 101);
+    stream.echoes().await;
+}
+
+/// A token of the second issuer for this subject.
+async fn signs_in(mock: &mut Program, subject: &str) -> String {
+    mock.call(json!({"token": subject})).await.as_str().expect("a token").to_owned()
 }

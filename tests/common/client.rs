@@ -19,13 +19,19 @@ pub struct Client {
 impl Client {
     /// Runs it against this gateway, which it trusts.
     pub fn start(gateway: &Gateway, arguments: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+        Self::start_with(gateway, arguments, |_| {})
+    }
+
+    /// Likewise; `prepare` may change the command, such as its environment.
+    pub fn start_with(gateway: &Gateway, arguments: &[&str], prepare: impl FnOnce(&mut Command)) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        command
             .args(["client", &format!("wss://localhost:{}/", gateway.address().port()), "--ca", "ca.pem"])
             .args(arguments)
             .current_dir(gateway.path("."))
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the client");
+            .stdout(Stdio::piped());
+        prepare(&mut command);
+        let mut child = command.spawn().expect("the client");
         let out = BufReader::new(child.stdout.take().expect("its output"));
         let (sender, lines) = mpsc::unbounded_channel();
         std::thread::spawn(move || out.lines().map_while(Result::ok).all(|line| sender.send(line).is_ok()));

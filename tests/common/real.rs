@@ -50,10 +50,10 @@ impl Program {
         Self::issuer("oidc-provider", command).await
     }
 
-    /// Another: PyPI's `oidc-provider-mock`; and its URL.
-    pub async fn oidc_provider_mock() -> (Self, String) {
+    /// Another: PyPI's `oidc-provider-mock`, on this port or, for 0, on any; and its URL.
+    pub async fn oidc_provider_mock(port: u16) -> (Self, String) {
         let mut command = python("issuer.py");
-        command.stderr(Stdio::null());
+        command.arg(port.to_string()).stderr(Stdio::null());
         Self::issuer("oidc-provider-mock", command).await
     }
 

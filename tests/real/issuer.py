@@ -1,4 +1,5 @@
-"""An issuer: PyPI's `oidc-provider-mock`, without TLS, driven by lines of JSON.
+"""An issuer: PyPI's `oidc-provider-mock`, without TLS, driven by lines of JSON. Its argument is a port, or 0 for any. It has a fresh key
+each time it runs, and its tokens name none.
 
   {"token": SUBJECT}  an ID token of the code flow, for the client `gate`, that lives for a minute; RS256
 """
@@ -29,7 +30,7 @@ def token(issuer: str, subject: str) -> str:
         return client.post("/oauth2/token", data=form, auth=("gate", "any")).raise_for_status().json()["id_token"]
 
 
-with run_server_in_thread(access_token_max_age=timedelta(minutes=1)) as server:
+with run_server_in_thread(int(sys.argv[1]), access_token_max_age=timedelta(minutes=1)) as server:
     issuer = f"http://localhost:{server.server_port}"
     print(json.dumps({"ready": issuer}), flush=True)
     for line in sys.stdin:
