@@ -173,6 +173,20 @@ async fn a_discovery_document_counts_only_for_exactly_the_issuer_that_was_named(
         );
     }
     assert!(stranger.asked().is_empty());
+    // Exactly the right issuer, that would have the secret go out in clear.
+    for (endpoint, told) in [
+        ("http://localhost:1/token", "its token endpoint has no TLS"),
+        ("http://other.example.com/token", "its token endpoint cannot be used: http:// is for this machine only"),
+    ] {
+        let careless = Origin::secure(&gateway.authority().leaf(&["localhost"]), move |call| async move {
+            let own = format!("https://{}", call.header("host").expect("a host"));
+            call.answer(json("200 OK", &json!({"issuer": own, "token_endpoint": endpoint}))).await;
+        })
+        .await;
+        let mut client = client(&gateway, &["--issuer", &careless.url(""), "--issuer-ca", "ca.pem"]);
+        client.until("failed", 1).await;
+        assert!(client.told.contains(told), "{}", client.told);
+    }
     let tokens = |issuer: &Origin| issuer.asked().iter().any(|head| head.starts_with("POST"));
     assert!(!tokens(&other) && !tokens(&slash), "no secret went to them");
 }

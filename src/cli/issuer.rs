@@ -63,8 +63,7 @@ impl IssuerArguments {
         let endpoint = match (&self.token_url, issuer) {
             (Some(url), _) => Endpoint::At(url.clone()),
             (None, Some(issuer)) => {
-                Url::parse(issuer).map_err(|error| Failure::Usage(format!("--issuer: {error}")))?;
-                Endpoint::Discovered(issuer.to_owned())
+                Endpoint::discovered(issuer).map_err(|error| Failure::Usage(format!("--issuer: {error}")))?
             }
             (None, None) if self.client_id.is_some() => {
                 let text = "--client-id goes with --issuer URL or --token-url URL".to_owned();

@@ -19,11 +19,23 @@ use crate::secret::{SHOWN_TOKEN, Secret, Token, mask_tokens};
 /// Where tokens are handed out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
-    /// Named in the discovery document of this issuer (OpenID Connect Discovery, section 4), which must name the issuer
-    /// by exactly this text.
-    Discovered(String),
+    /// Named in an issuer's discovery document; see [`Endpoint::discovered`].
+    Discovered {
+        /// What the document must call the issuer, exactly.
+        issuer: String,
+        /// Where the document is.
+        document: Url,
+    },
     /// Here.
     At(Url),
+}
+
+impl Endpoint {
+    /// The one that the issuer with this URL names (OpenID Connect Discovery, section 4).
+    pub fn discovered(issuer: &str) -> Result<Self, UrlError> {
+        let document = Url::parse(issuer)?.join_path(DISCOVERY)?;
+        Ok(Self::Discovered { issuer: issuer.to_owned(), document })
+    }
 }
 
 /// In which part of the request the client shows who it is (RFC 6749, section 2.3.1).
@@ -87,9 +99,9 @@ pub enum TokenError {
     /// The discovery document is another issuer's.
     #[error("{0}: it is of the issuer {1}, and that is not exactly the one that was named")]
     Issuer(String, String),
-    /// No address to ask at.
-    #[error("{0}: {1}")]
-    Url(String, UrlError),
+    /// The token endpoint that the document names cannot be asked.
+    #[error("{0}: its token endpoint cannot be used: {1}")]
+    Endpoint(String, UrlError),
     /// The issuer said no.
     #[error("{place}: refused with {status}{said}")]
     Refused {
@@ -113,7 +125,7 @@ impl TokenEndpoint {
     /// What people know it by.
     pub fn shown(&self) -> String {
         match &self.endpoint {
-            Endpoint::Discovered(issuer) => self.printable(issuer),
+            Endpoint::Discovered { issuer, .. } => issuer.clone(),
             Endpoint::At(url) => url.to_string(),
         }
     }
@@ -122,8 +134,8 @@ impl TokenEndpoint {
     pub async fn fetch(&self) -> Result<Issued, TokenError> {
         let url = match (&self.endpoint, self.remembered()) {
             (Endpoint::At(url), _) => url.clone(),
-            (Endpoint::Discovered(_), Some(url)) => url,
-            (Endpoint::Discovered(issuer), None) => self.discover(issuer).await?,
+            (Endpoint::Discovered { .. }, Some(url)) => url,
+            (Endpoint::Discovered { issuer, document }, None) => self.discover(issuer, document).await?,
         };
         let issued = self.ask(&url).await;
         self.remember(issued.is_ok().then_some(url));
@@ -131,11 +143,9 @@ impl TokenEndpoint {
     }
 
     /// The token endpoint, as the issuer's own document names it.
-    async fn discover(&self, issuer: &str) -> Result<Url, TokenError> {
-        let broken = |error| TokenError::Url(format!("the issuer {}", self.printable(issuer)), error);
-        let document = Url::parse(issuer).and_then(|url| url.join_path(DISCOVERY)).map_err(broken)?;
+    async fn discover(&self, issuer: &str, document: &Url) -> Result<Url, TokenError> {
         let place = || format!("the discovery document {document}");
-        let fetched = self.fetcher.get(&document, accept_json(), MAX_ANSWER).await;
+        let fetched = self.fetcher.get(document, accept_json(), MAX_ANSWER).await;
         let fetched = fetched.map_err(|error| TokenError::Fetch(place(), error))?;
         if fetched.status != StatusCode::OK {
             return Err(self.refused(place(), &fetched));
@@ -149,8 +159,7 @@ impl TokenEndpoint {
         }
         let endpoint = word("token_endpoint");
         let endpoint = endpoint.ok_or_else(|| TokenError::Answer(place(), "it names no token endpoint"))?;
-        let url = Url::parse(endpoint)
-            .map_err(|error| TokenError::Url(format!("the token endpoint that {document} names"), error))?;
+        let url = Url::parse(endpoint).map_err(|error| TokenError::Endpoint(place(), error))?;
         // The secret does not go out in clear because a document from elsewhere says so.
         if document.is_secure() && !url.is_secure() {
             return Err(TokenError::Answer(place(), "its token endpoint has no TLS"));
@@ -279,7 +288,7 @@ mod tests {
             audience: None,
         };
         let fetcher = Fetcher::new(Some(rustls::RootCertStore::empty()), Duration::from_secs(1)).unwrap();
-        TokenEndpoint::new(fetcher, Endpoint::Discovered("https://a/".into()), credentials)
+        TokenEndpoint::new(fetcher, Endpoint::discovered("https://a/").unwrap(), credentials)
     }
 
     fn answer(body: &str) -> Fetched {
@@ -292,6 +301,14 @@ mod tests {
         let text = STANDARD.decode(value.to_str().unwrap().strip_prefix("Basic ").unwrap()).unwrap();
         assert_eq!(text, b"a%3Ab:s+p%2B%C3%A9");
         assert!(value.is_sensitive());
+    }
+
+    #[test]
+    fn an_issuer_is_a_url_to_which_a_path_can_be_added() {
+        assert!(Endpoint::discovered("https://a/realms/main").is_ok());
+        for bad in ["https://a/?tenant=1", "http://a/", "a", "https://u:p@a/", "https://a/#x"] {
+            assert!(Endpoint::discovered(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]
