@@ -134,6 +134,15 @@ impl App {
         let gateway =
             Gateway::new(rules, config.routes, clock.clone(), registry.clone(), tracker.clone(), metrics.clone());
         let gateway = gateway.with_fallback(fallback);
+        let ticker = Arc::new(Ticker::default());
+        // Before anybody is let in: who shows a token may have to wait for one.
+        let context = jwks::Context {
+            clock: clock.clone(),
+            registry: registry.clone(),
+            metrics: metrics.clone(),
+            stop: ticker.stop.clone(),
+        };
+        let (sources, fetching) = (config.sources.clone(), run_sources(&config.sources, &context));
         let stop = CancellationToken::new();
         let permits = Arc::new(Semaphore::new(config.server.max_connections.min(Semaphore::MAX_PERMITS)));
         let settings = settings(&config.server);
@@ -157,17 +166,8 @@ impl App {
             leave: leave.clone(),
         });
         admin.run(&desk, &stop_admin);
-        let ticker = Arc::new(Ticker::default());
-        tokio::spawn(ticker.clone().run(clock.clone(), registry.clone(), gateway.clone()));
+        tokio::spawn(ticker.clone().run(clock.clone(), registry.clone(), gateway.clone(), desk.clone()));
         tokio::spawn(expire(revocations, clock.clone(), ticker.stop.clone()));
-        let context = jwks::Context {
-            clock: clock.clone(),
-            registry: registry.clone(),
-            metrics: metrics.clone(),
-            stop: ticker.stop.clone(),
-        };
-        let fetching = run_sources(&config.sources, &context);
-        let sources = config.sources;
         let (server, log, admin, revocation) = (config.server, config.log, config.admin, config.revocation);
         let current = Mutex::new(Current { server, log, admin, revocation, listeners: current, sources, fetching });
         Ok(Running {
@@ -241,10 +241,11 @@ impl Running {
         self.metrics.certificates(certificate_ends(&config));
         self.metrics.reloaded(true, self.clock.now().wall);
         identify(self.registry.revocations(), &config.issuers, self.clock.now().wall);
-        self.desk.replace_issuers(config.issuers, config.sources.clone());
         for (handle, certificates) in prepared {
             handle.commit(certificates);
         }
+        self.replace_sources(&mut current, &config.sources);
+        self.desk.replace_issuers(config.issuers, config.sources);
         let before = self.gateway.route_names();
         let after: BTreeSet<Arc<str>> = config.routes.iter().map(|route| route.name.clone()).collect();
         let max_request_head = Some(current.server.max_request_head);
@@ -253,7 +254,6 @@ impl Running {
             warnings.push(format!("the route `{gone}` is gone: its streams end with 1012"));
         }
         self.ticker.sweep(&self.registry, &self.gateway);
-        self.replace_sources(&mut current, &config.sources);
         let Current { server, listeners, .. } = &mut *current;
         server.drain_window = config.server.drain_window;
         server.drain_timeout = config.server.drain_timeout;
@@ -268,13 +268,11 @@ impl Running {
     /// Has the key sets of a new config kept fresh in the place of the old ones.
     fn replace_sources(&self, current: &mut Current, sources: &[Arc<Source>]) {
         current.fetching.cancel();
+        for source in &current.sources {
+            source.stop();
+        }
         // What came since the new config was prepared.
         jwks::take_over(sources, &current.sources);
-        for source in sources.iter().filter(|source| source.closes_on_removal()) {
-            if let Some(before) = current.sources.iter().find(|before| before.issuer() == source.issuer()) {
-                self.registry.keys_changed(&source.store().change_since(before.store()));
-            }
-        }
         current.fetching = run_sources(sources, &self.context);
         current.sources = sources.to_vec();
     }
@@ -310,7 +308,7 @@ struct Ticker {
 }
 
 impl Ticker {
-    async fn run(self: Arc<Self>, clock: Clock, registry: Registry, gateway: Gateway) {
+    async fn run(self: Arc<Self>, clock: Clock, registry: Registry, gateway: Gateway, desk: Desk) {
         let mut steps = StepDetector::new(clock.now());
         let mut seconds = tokio::time::interval(SECOND);
         seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -321,6 +319,7 @@ impl Ticker {
                     "the wall clock was stepped: every deadline is looked at again"
                 );
                 registry.signal_all(Signal::Recheck);
+                desk.recheck_sources();
             }
             if self.sweeps.load(Ordering::Relaxed) > 0 {
                 self.sweeps.fetch_sub(1, Ordering::Relaxed);
@@ -340,6 +339,7 @@ impl Ticker {
 fn run_sources(sources: &[Arc<Source>], context: &jwks::Context) -> CancellationToken {
     let stop = context.stop.child_token();
     for source in sources {
+        source.begin(context);
         tokio::spawn(source.clone().run(jwks::Context { stop: stop.clone(), ..context.clone() }));
     }
     stop

@@ -236,8 +236,11 @@ async fn two_hundred_random_kids_cause_at_most_five_fetches_and_nobody_waits_for
     let mut backend = Backend::start().await;
     let gateway = Gateway::start(&of(&backend, &issuer, "", "")).await;
     let before = now();
+    refused(&gateway, &key.sign("random", &claims(MINUTE)), 401, "token_invalid").await;
     for number in 0..200 {
-        refused(&gateway, &key.sign(&format!("random-{number}"), &claims(MINUTE)), 401, "token_invalid").await;
+        // Whether there is such a key is not known: whoever has a good token is not told that it is bad.
+        let (reply, _) = show(&gateway, &key.sign(&format!("random-{number}"), &claims(MINUTE))).await;
+        assert!(matches!(reply.status, 401 | 503), "{}", reply.head);
     }
     let (took, fetches) = (now().saturating_sub(before), issuer.fetches());
     assert!(fetches <= 5, "{fetches} fetches in {took:?}");
@@ -422,23 +425,14 @@ async fn a_reload_keeps_the_keys_that_are_known_and_fetches_only_what_is_new() {
     let text = of(&backend, &issuer, "on_key_removed = \"close\"", "");
     let gateway = Gateway::start(&text).await;
     let mut live = admitted(&gateway, &one.token(MINUTE)).await;
-    let reload = |text: String| {
-        std::fs::write(gateway.path("config.toml"), text).expect("a config");
-        let seen = reloads(&gateway);
-        gateway.signal(rustix::process::Signal::HUP);
-        let gateway = &gateway;
-        async move {
-            eventually("the reload", || reloads(gateway) > seen).await;
-        }
-    };
-    reload(text.replace("leeway", "#leeway")).await;
+    reload(&gateway, &text).await;
     admitted(&gateway, &one.token(MINUTE)).await;
     assert_eq!(issuer.fetches(), 1, "what is known is not asked for again");
     live.text("here").await;
     assert_eq!(live.frame().await.text(), "here");
 
     // The issuer moves, and its old key is not there any more.
-    reload(text.replace(&issuer.url(), &second.url())).await;
+    reload(&gateway, &text.replace(&issuer.url(), &second.url())).await;
     assert_eq!(second.fetches(), 1);
     admitted(&gateway, &other.token(MINUTE)).await;
     refused(&gateway, &one.token(MINUTE), 401, "token_invalid").await;
@@ -450,4 +444,168 @@ async fn a_reload_keeps_the_keys_that_are_known_and_fetches_only_what_is_new() {
     gateway.signal(rustix::process::Signal::HUP);
     says(&gateway, "reload refused: the old config goes on").await;
     admitted(&gateway, &other.token(MINUTE)).await;
+}
+
+/// Puts another config in force.
+async fn reload(gateway: &Gateway, text: &str) {
+    std::fs::write(gateway.path("config.toml"), text).expect("a config");
+    let seen = reloads(gateway);
+    gateway.signal(rustix::process::Signal::HUP);
+    eventually("the reload", || reloads(gateway) > seen).await;
+}
+
+#[tokio::test]
+async fn a_key_that_is_shown_again_counts_again_whatever_the_config_says_by_then() {
+    let (old, new) = (Signer::new("1"), Signer::new("2"));
+    let issuer = Issuer::start(&[&old, &new]).await;
+    let backend = Backend::echo().await;
+    let keys = "jwks_min_refresh = \"100ms\"\njwks_max_refresh = \"200ms\"\non_key_removed = \"close\"";
+    let text = of(&backend, &issuer, keys, "");
+    let gateway = Gateway::start(&text).await;
+    let mut live = admitted(&gateway, &old.token(MINUTE)).await;
+    issuer.publish(&[&new]);
+    assert_eq!(live.frame().await.close_code(), (3000, "key removed"));
+    reload(&gateway, &text.replace("\"close\"", "\"keep\"")).await;
+    issuer.publish(&[&old, &new]);
+    becomes(&gateway, &old, 101).await;
+}
+
+#[tokio::test]
+async fn one_answer_without_a_key_ends_nobody() {
+    let (one, other) = (Signer::new("1"), Signer::new("2"));
+    let issuer = Issuer::start(&[&one, &other]).await;
+    let backend = Backend::echo().await;
+    let keys = "jwks_min_refresh = \"400ms\"\njwks_max_refresh = \"500ms\"\non_key_removed = \"close\"";
+    let gateway = Gateway::start(&of(&backend, &issuer, keys, "")).await;
+    let mut live = admitted(&gateway, &other.token(MINUTE)).await;
+    // A machine that is out of step answers once.
+    issuer.publish(&[&one]);
+    says(&gateway, "the issuer's keys have changed").await;
+    issuer.publish(&[&one, &other]);
+    issuer.fetched(issuer.fetches() + 3).await;
+    live.text("here").await;
+    assert_eq!(live.frame().await.text(), "here");
+}
+
+#[tokio::test]
+async fn a_reload_ends_no_stream_whose_key_the_issuer_still_shows() {
+    let (one, other) = (Signer::new("1"), Signer::new("2"));
+    let issuer = Issuer::start(&[&one, &other]).await;
+    let backend = Backend::echo().await;
+    let keys = "jwks_min_refresh = \"100ms\"\njwks_max_refresh = \"200ms\"\nstart_without_keys = true\non_key_removed = \"close\"";
+    let text = of(&backend, &issuer, keys, "");
+    let gateway = Gateway::start(&text).await;
+    becomes(&gateway, &one, 101).await;
+    let mut live = admitted(&gateway, &one.token(MINUTE)).await;
+    let algorithms =
+        |names: &str| text.replace("start_without_keys", &format!("algorithms = {names}\nstart_without_keys"));
+    reload(&gateway, &algorithms("[\"ES256\"]")).await;
+    live.text("here").await;
+    assert_eq!(live.frame().await.text(), "here");
+    issuer.set(|state| state.instead = Some(String::new()));
+    reload(&gateway, &algorithms("[\"ES256\", \"RS256\"]")).await;
+    live.text("there").await;
+    assert_eq!(live.frame().await.text(), "there", "though nothing can be fetched now");
+    issuer.publish(&[&other]);
+    issuer.set(|state| state.instead = None);
+    assert_eq!(live.frame().await.close_code(), (3000, "key removed"), "what is taken back later still ends it");
+}
+
+#[tokio::test]
+async fn the_keys_of_an_issuer_that_is_well_are_never_too_old() {
+    let key = Signer::new("1");
+    let issuer = Issuer::start(&[&key]).await;
+    issuer.set(|state| state.headers = "Cache-Control: max-age=1000\r\n".to_owned());
+    let backend = Backend::echo().await;
+    let keys = "jwks_stale = \"1s\"\njwks_min_refresh = \"100ms\"";
+    let gateway = Gateway::start(&of(&backend, &issuer, keys, "")).await;
+    let admin = Admin::of(&gateway).await;
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(admin.read("/readyz").await, "ready\n");
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_is_published_a_moment_late_counts_soon() {
+    let (old, new) = (Signer::new("1"), Signer::new("2"));
+    let issuer = Issuer::start(&[&old]).await;
+    let backend = Backend::echo().await;
+    let gateway = Gateway::start(&of(&backend, &issuer, "jwks_cooldown = \"500ms\"", "")).await;
+    refused(&gateway, &new.token(MINUTE), 401, "token_invalid").await;
+    issuer.publish(&[&old, &new]);
+    let start = now();
+    becomes(&gateway, &new, 101).await;
+    assert!(now().saturating_sub(start) < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn a_token_whose_key_cannot_be_looked_for_is_not_told_to_be_bad() {
+    let (old, new) = (Signer::new("1"), Signer::new("2"));
+    let issuer = Issuer::start(&[&old]).await;
+    let backend = Backend::echo().await;
+    let gateway = Gateway::start(&of(&backend, &issuer, "jwks_cooldown = \"1h\"", "")).await;
+    refused(&gateway, &old.sign("random", &claims(MINUTE)), 401, "token_invalid").await;
+    issuer.publish(&[&old, &new]);
+    refused(&gateway, &new.token(MINUTE), 503, "issuer_unavailable").await;
+    let unnamed = json!({"alg": "ES256"});
+    let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let forged = format!("{}.{}.{}", part(&unnamed), part(&claims(MINUTE)), URL_SAFE_NO_PAD.encode([1; 64]));
+    refused(&gateway, &forged, 401, "token_invalid").await;
+}
+
+#[tokio::test]
+async fn one_slow_issuer_does_not_hold_up_another_ones_key() {
+    let (a, b, new) = (Signer::new("1"), Signer::new("2"), Signer::new("3"));
+    let (first, second) = (Issuer::start(&[&a]).await, Issuer::start(&[&b]).await);
+    let backend = Backend::echo().await;
+    let text = of(&backend, &first, "", "");
+    let (head, tail) = text.split_once("\n[[route]]").expect("a route");
+    let text = format!("{head}\n[[issuer]]\nname = \"zz\"\njwks_url = \"{}\"\n[[route]]{tail}", second.url());
+    // Without `iss` a token may be of either.
+    let text: String =
+        text.lines().filter(|line| !line.starts_with("iss ")).map(|line| line.to_owned() + "\n").collect();
+    let gateway = Gateway::start(&text).await;
+    second.set(|state| state.delay = Duration::from_secs(30));
+    first.publish(&[&a, &new]);
+    let start = now();
+    admitted(&gateway, &new.token(MINUTE)).await;
+    assert!(now().saturating_sub(start) < Duration::from_secs(3));
+}
+
+#[tokio::test]
+async fn how_long_old_keys_count_is_changed_by_a_reload_also_while_the_issuer_is_away() {
+    let key = Signer::new("1");
+    let issuer = Issuer::start(&[&key]).await;
+    let backend = Backend::echo().await;
+    let keys = "jwks_stale = \"2s\"\njwks_min_refresh = \"200ms\"\njwks_max_refresh = \"300ms\"";
+    let text = of(&backend, &issuer, keys, "");
+    let gateway = Gateway::start(&text).await;
+    issuer.set(|state| state.instead = Some("{".to_owned()));
+    reload(&gateway, &text.replace("\"2s\"", "\"1h\"")).await;
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    admitted(&gateway, &key.token(MINUTE)).await;
+    reload(&gateway, &text).await;
+    refused(&gateway, &key.token(MINUTE), 503, "issuer_unavailable").await;
+}
+
+#[tokio::test]
+async fn a_token_that_names_no_key_finds_the_next_one_too() {
+    let (old, new) = (Signer::new("1"), Signer::new("1"));
+    let nameless = |signer: &Signer| {
+        let mut jwk = signer.jwk();
+        jwk.as_object_mut().expect("an object").remove("kid");
+        json!({ "keys": [jwk] }).to_string()
+    };
+    let issuer = Issuer::start(&[]).await;
+    issuer.set(|state| state.instead = Some(nameless(&old)));
+    let backend = Backend::echo().await;
+    let gateway = Gateway::start(&of(&backend, &issuer, "", "")).await;
+    admitted(&gateway, &old.token(MINUTE)).await;
+    issuer.set(|state| state.instead = Some(nameless(&new)));
+    let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let signed = format!("{}.{}", part(&json!({"alg": "ES256"})), part(&claims(MINUTE)));
+    let signature = new.pair.sign(&SystemRandom::new(), signed.as_bytes()).expect("a signature");
+    admitted(&gateway, &format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))).await;
+    assert_eq!(issuer.fetches(), 2);
 }

@@ -188,6 +188,13 @@ impl Desk {
         self.0.sources.store(sources.into());
     }
 
+    /// A clock was stepped: key sets may be due.
+    pub fn recheck_sources(&self) {
+        for source in self.0.sources.load().iter() {
+            source.recheck();
+        }
+    }
+
     /// What both listeners tell, if that is what is asked for.
     async fn probe(&self, path: &str) -> Option<Response<Full<Bytes>>> {
         match path {

@@ -84,7 +84,10 @@ fn keys(
     let (Ok(Some(config)), name) = (key_set(typed, rules.clone(), context), name.cloned().unwrap_or_default()) else {
         return ring.into();
     };
-    let store = KeyStore::with_set(name.clone(), ring, rules.secrets).set_stands_in(config.origin.to_string());
+    // By what revocations name it, too: streams may outlive the issuer's name in the config.
+    let known_as =
+        typed.iss.as_ref().or(typed.set.discovery.as_ref()).map_or(name.clone(), |iss| iss.value.as_str().into());
+    let store = KeyStore::with_set(known_as, ring, rules.secrets).set_stands_in(config.origin.to_string());
     let store = Arc::new(store);
     if let Some(file) = &typed.set.file
         && let Some(json) = context.read(file, "the JWK set", "a JWK set (RFC 7517) as the issuer publishes it")

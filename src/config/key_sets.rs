@@ -44,6 +44,11 @@ pub(super) fn key_set(typed: &file::Issuer, rules: SetRules, context: &Context<'
         context
             .add(problem.remedy("the set is fetched between the two, as the issuer says; raise it or lower the other"));
     }
+    let stale = positive(set.stale.as_ref(), "jwks_stale", 24 * 3_600_000, context);
+    if let Some(typed) = set.stale.as_ref().filter(|_| far && stale < min_refresh.saturating_mul(2)) {
+        let problem = Problem::new(&typed.place, "`jwks_stale` is less than twice `jwks_min_refresh`");
+        context.add(problem.remedy("a set must be fetched again before it is too old: raise it, or lower the other"));
+    }
     let timeout = positive(set.timeout.as_ref(), "jwks_timeout", 5_000, context);
     let fetching = if far { fetcher(set.ca.as_ref(), timeout, typed, context) } else { Ok((None, None)) };
     let bearer_file = set.bearer_file.as_ref().map(|file| context.path(&file.value));
@@ -59,10 +64,11 @@ pub(super) fn key_set(typed: &file::Issuer, rules: SetRules, context: &Context<'
         fetcher,
         trust,
         bearer_file,
+        timeout,
         min_refresh,
         max_refresh,
         cooldown: positive(set.cooldown.as_ref(), "jwks_cooldown", 10_000, context),
-        stale: positive(set.stale.as_ref(), "jwks_stale", 24 * 3_600_000, context),
+        stale,
         close_on_removal,
         start_without: set.start_without.as_ref().is_some_and(|start| start.value),
     }))

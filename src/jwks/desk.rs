@@ -25,10 +25,14 @@ impl Name {
 pub(super) enum Verdict {
     /// A fetch begins for it.
     Fetch,
-    /// One is under way, or about to begin.
+    /// One is about to begin, for somebody else.
     Join,
-    /// Nothing is fetched now.
-    Refuse,
+    /// One has begun before the question: what it brings may be older.
+    JoinLate,
+    /// Nothing is fetched now: it was looked for in vain a moment ago.
+    Unknown,
+    /// Nothing is fetched now: the last one on demand was a moment ago.
+    NotNow,
 }
 
 /// See the module.
@@ -59,14 +63,14 @@ impl Desk {
             self.unknown.pop_front();
         }
         if kid.is_some_and(|kid| self.unknown.iter().any(|(unknown, _)| *unknown == kid)) {
-            return Verdict::Refuse;
+            return Verdict::Unknown;
         }
         if self.fetching {
-            return Verdict::Join;
+            return Verdict::JoinLate;
         }
         if !self.waiting {
             if self.granted.is_some_and(|granted| now < granted.saturating_add(self.cooldown)) {
-                return Verdict::Refuse;
+                return Verdict::NotNow;
             }
             self.granted = Some(now);
         }
@@ -83,17 +87,32 @@ impl Desk {
         self.fetching = true;
     }
 
-    /// It has ended; `found` says which names are known now, if it was good.
-    pub(super) fn end(&mut self, found: Option<&dyn Fn(Name) -> bool>, now: Mono) {
+    /// Whether one was granted and has not begun.
+    pub(super) const fn is_waiting(&self) -> bool {
+        self.waiting
+    }
+
+    /// It has failed.
+    pub(super) fn failed(&mut self) {
         self.fetching = false;
-        let wanted = std::mem::take(&mut self.wanted);
-        let Some(found) = found else { return };
-        for kid in wanted.into_iter().filter(|kid| !found(*kid)) {
-            if self.unknown.len() >= MOST_UNKNOWN {
-                self.unknown.pop_front();
-            }
-            self.unknown.push_back((kid, now.saturating_add(REMEMBERED)));
+        self.wanted.clear();
+    }
+
+    /// It was good, and `found` says which names are known now; `news`: the set is another one than before. Whether
+    /// something was looked for in vain.
+    pub(super) fn done(&mut self, found: impl Fn(Name) -> bool, news: bool, now: Mono) -> bool {
+        self.fetching = false;
+        if news {
+            // Its issuer is at work on it.
+            self.unknown.clear();
         }
+        let until = now.saturating_add(self.cooldown.saturating_mul(3).min(REMEMBERED));
+        let wanted = std::mem::take(&mut self.wanted);
+        let vain: Vec<Name> = wanted.into_iter().filter(|kid| !found(*kid)).collect();
+        self.unknown.extend(vain.iter().map(|kid| (*kid, until)));
+        let excess = self.unknown.len().saturating_sub(MOST_UNKNOWN);
+        self.unknown.drain(..excess);
+        !vain.is_empty()
     }
 }
 
@@ -101,8 +120,8 @@ impl Desk {
 const MOST_WANTED: usize = 64;
 /// Names that are remembered to be unknown.
 const MOST_UNKNOWN: usize = 1_024;
-/// For how long.
-const REMEMBERED: Duration = Duration::from_secs(300);
+/// For how long, at most: an issuer may show a key here a moment later than there.
+const REMEMBERED: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {
@@ -127,8 +146,8 @@ mod tests {
         assert_eq!(desk.ask(name("a"), at(0)), Verdict::Fetch);
         assert_eq!(desk.ask(name("a"), at(0)), Verdict::Join);
         desk.begin();
-        assert_eq!(desk.ask(name("b"), at(1)), Verdict::Join);
-        assert_eq!(desk.ask(None, at(1)), Verdict::Join);
+        assert_eq!(desk.ask(name("b"), at(1)), Verdict::JoinLate);
+        assert_eq!(desk.ask(None, at(1)), Verdict::JoinLate);
     }
 
     #[test]
@@ -140,7 +159,7 @@ mod tests {
             if desk.ask(name(tenth.to_string()), now) == Verdict::Fetch {
                 fetches += 1;
                 desk.begin();
-                desk.end(Some(&|_| false), now);
+                desk.done(|_| false, false, now);
             }
         }
         assert_eq!(fetches, 10, "in a hundred seconds");
@@ -155,11 +174,22 @@ mod tests {
         }
         desk.begin();
         desk.ask(name("late"), at(0));
-        desk.end(Some(&|kid| Some(kid) == name("good")), at(1));
-        assert_eq!(desk.ask(name("a"), at(299)), Verdict::Refuse);
-        assert_eq!(desk.ask(name("b"), at(299)), Verdict::Refuse);
-        assert_eq!(desk.ask(name("late"), at(299)), Verdict::Fetch, "its key may have come after the fetch began");
-        assert_eq!(desk.ask(name("a"), at(301)), Verdict::Join, "five minutes later");
+        assert!(desk.done(|kid| Some(kid) == name("good"), false, at(1)));
+        assert_eq!(desk.ask(name("a"), at(30)), Verdict::Unknown);
+        assert_eq!(desk.ask(name("b"), at(30)), Verdict::Unknown);
+        assert_eq!(desk.ask(name("late"), at(30)), Verdict::Fetch, "its key may have come after the fetch began");
+        assert_eq!(desk.ask(name("a"), at(31)), Verdict::Join, "half a minute later");
+    }
+
+    #[test]
+    fn a_set_that_has_changed_is_a_reason_to_look_again() {
+        let mut desk = desk();
+        desk.ask(name("a"), at(0));
+        desk.begin();
+        desk.done(|_| false, false, at(1));
+        desk.begin();
+        assert!(!desk.done(|_| false, true, at(2)), "nothing was asked for");
+        assert_eq!(desk.ask(name("a"), at(10)), Verdict::Fetch);
     }
 
     #[test]
@@ -167,26 +197,26 @@ mod tests {
         let mut desk = desk();
         assert_eq!(desk.ask(name("a"), at(0)), Verdict::Fetch);
         desk.begin();
-        desk.end(None, at(1));
-        assert_eq!(desk.ask(name("a"), at(9)), Verdict::Refuse);
+        desk.failed();
+        assert_eq!(desk.ask(name("a"), at(9)), Verdict::NotNow);
         assert_eq!(desk.ask(name("a"), at(10)), Verdict::Fetch);
     }
 
     #[test]
     fn what_is_remembered_is_bounded_and_the_oldest_goes_first() {
-        let mut desk = Desk::new(Duration::ZERO);
+        let mut desk = Desk::new(Duration::from_millis(1_500));
         let mut asked = 0;
         for round in 0..100 {
             for _ in 0..100 {
                 asked += 1;
-                desk.ask(name(asked.to_string()), at(round));
+                desk.ask(name(asked.to_string()), at(round * 2));
             }
             assert!(desk.wanted.len() <= MOST_WANTED);
             desk.begin();
-            desk.end(Some(&|_| false), at(round));
+            desk.done(|_| false, false, at(round * 2));
         }
-        assert_eq!(desk.unknown.len(), MOST_UNKNOWN);
-        assert_eq!(desk.ask(name("1"), at(100)), Verdict::Fetch, "the oldest was forgotten");
-        assert_eq!(desk.ask(name("9901"), at(100)), Verdict::Refuse, "the latest was not");
+        assert!(desk.unknown.len() <= MOST_UNKNOWN);
+        assert_eq!(desk.ask(name("9901"), at(199)), Verdict::Unknown, "the latest is remembered");
+        assert_eq!(desk.ask(name("1"), at(200)), Verdict::Fetch, "the oldest is not");
     }
 }

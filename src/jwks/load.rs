@@ -29,6 +29,12 @@ pub enum LoadError {
     /// The file cannot be read.
     #[error("the file cannot be read: {0}")]
     File(std::io::Error),
+    /// Nothing came in time: a file that hangs.
+    #[error("nothing came within {} s", .0.as_secs_f64())]
+    Hung(std::time::Duration),
+    /// The source was stopped meanwhile.
+    #[error("another config was put in force meanwhile")]
+    Stopped,
     /// The answer is not `200 OK`.
     #[error("{0} answered {1}")]
     Status(Url, StatusCode),
@@ -147,6 +153,10 @@ async fn headers(config: &Config, url: &Url) -> Result<HeaderMap, LoadError> {
 
 /// A file of at most `most` bytes.
 async fn read(path: &Path, most: usize) -> std::io::Result<Vec<u8>> {
+    // One that blocks whoever opens it is not opened.
+    if !tokio::fs::metadata(path).await?.is_file() {
+        return Err(std::io::Error::other("it is no regular file"));
+    }
     let mut bytes = Vec::new();
     let file = tokio::fs::File::open(path).await?;
     file.take(most as u64 + 1).read_to_end(&mut bytes).await?;

@@ -9,6 +9,7 @@
 
 mod cache;
 mod desk;
+mod ledger;
 mod load;
 mod source;
 mod waiting;
@@ -61,6 +62,8 @@ pub struct Config {
     /// A file with a bearer token that is shown where the set, or the discovery document, is fetched: only to the origin that
     /// stands in the config.
     pub bearer_file: Option<PathBuf>,
+    /// How long one request may take.
+    pub timeout: Duration,
     /// The set is not fetched again sooner, whatever the issuer says.
     pub min_refresh: Duration,
     /// It is fetched again by then, whatever the issuer says.
@@ -98,7 +101,12 @@ pub struct Missing {
 /// the same time. Names each issuer whose keys must be there and are not.
 pub async fn prepare(sources: &[Arc<Source>], before: &[Arc<Source>], clock: &Clock) -> Result<(), Vec<Missing>> {
     take_over(sources, before);
-    let missing = fetch(sources.iter().filter(|source| !source.start_without()), clock).await;
+    // At the start nobody is served until this is done; later the old config serves meanwhile.
+    let wanted = sources.iter().filter(|source| !before.is_empty() || !source.start_without());
+    let mut missing = fetch(wanted, clock).await;
+    let may_be_missing =
+        |missing: &Missing| sources.iter().any(|source| *source.issuer() == missing.issuer && source.start_without());
+    missing.retain(|missing| !may_be_missing(missing));
     if missing.is_empty() { Ok(()) } else { Err(missing) }
 }
 

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::cache::{again, freshness, next};
 use super::desk::{Desk, Name, Verdict};
+use super::ledger::Ledger;
 use super::load::{LoadError, Loaded, Memory, load};
 use super::{Config, Missing, Origin};
 use crate::clock::{Clock, Mono, Now, Wall, humane};
@@ -50,8 +51,9 @@ pub struct Source {
 #[derive(Debug)]
 struct State {
     desk: Desk,
-    /// When it is fetched again, unless somebody asks.
-    due: Mono,
+    ledger: Ledger,
+    /// When it is fetched again, by either clock, unless somebody asks.
+    due: Now,
     /// Failures since the last success.
     failures: u32,
     /// The last success.
@@ -68,10 +70,22 @@ struct Ended {
     good: bool,
 }
 
+/// What becomes of a question for a key.
+pub(super) enum Answer {
+    /// A fetch is under way or about to begin.
+    Round(Round),
+    /// The issuer has no key of this name, or had none a moment ago.
+    NoSuchKey,
+    /// The issuer is not asked now.
+    NotNow,
+}
+
 /// A fetch that is under way or about to begin.
 pub(super) struct Round {
     after: u64,
     rounds: watch::Receiver<Ended>,
+    /// It began before the question: what it brings may be older.
+    pub(super) late: bool,
 }
 
 impl Round {
@@ -106,7 +120,8 @@ impl Source {
     pub fn new(issuer: Arc<str>, config: Config, store: Arc<KeyStore>) -> Self {
         let state = State {
             desk: Desk::new(config.cooldown),
-            due: Mono::default(),
+            ledger: Ledger::default(),
+            due: Now::default(),
             failures: 0,
             success: None,
             error: None,
@@ -132,11 +147,6 @@ impl Source {
     /// Where its keys are.
     pub const fn store(&self) -> &Arc<KeyStore> {
         &self.store
-    }
-
-    /// Whether a key that goes from the set ends the live streams that rest on it.
-    pub const fn closes_on_removal(&self) -> bool {
-        self.config.close_on_removal
     }
 
     pub(super) const fn start_without(&self) -> bool {
@@ -172,32 +182,32 @@ impl Source {
             skipped: report.skipped,
             seen: state.success.map(|success| success.wall),
             counts_for: set.and_then(|set| set.until()).map(|until| left(until, now)),
-            next: state.due.saturating_since(now.mono),
+            next: left(state.due, now),
             error: state.error.clone(),
         }
     }
 
-    /// Somebody needs the key of this name. The fetch that may bring it, if there is or will be one.
-    pub(super) fn ask(&self, kid: Option<&str>, now: Mono) -> Option<Round> {
+    /// Somebody needs the key of this name.
+    pub(super) fn ask(&self, kid: Option<&str>, now: Mono) -> Answer {
         // Of a file, whoever writes it decides when it is new; it is looked at soon in any case.
-        if self.is_file() || self.rounds.receiver_count() >= MOST_WAITING {
-            return None;
+        if self.is_file() {
+            return Answer::NoSuchKey;
         }
         let mut state = self.lock();
-        if state.stopped || self.clock.get().is_none() {
-            return None;
+        if state.stopped || self.clock.get().is_none() || self.rounds.receiver_count() >= MOST_WAITING {
+            return Answer::NotNow;
         }
         let verdict = state.desk.ask(kid.map(Name::new), now);
-        if verdict == Verdict::Refuse {
-            return None;
+        match verdict {
+            Verdict::Unknown => return Answer::NoSuchKey,
+            Verdict::NotNow => return Answer::NotNow,
+            Verdict::Fetch => self.wake.notify_one(),
+            Verdict::Join | Verdict::JoinLate => {}
         }
         // Under the lock, under which rounds end: this one has not.
         let rounds = self.rounds.subscribe();
         let after = rounds.borrow().count;
-        if verdict == Verdict::Fetch {
-            self.wake.notify_one();
-        }
-        Some(Round { after, rounds })
+        Answer::Round(Round { after, rounds, late: verdict == Verdict::JoinLate })
     }
 
     /// Fetches the set for the first time.
@@ -216,40 +226,73 @@ impl Source {
         }
     }
 
-    /// Begins with what `older` has, if that leads to the same keys. A file was just read anew.
+    /// Begins with what `older` knows: the keys that streams may rest on; and its set, if that leads to the same keys and
+    /// is not the older one of two.
     pub(super) fn adopt(&self, older: &Self) {
-        if self.is_file() || !older.is_loaded() || !self.config.same_keys(&older.config) {
-            return;
-        }
-        self.store.adopt(&older.store);
-        let (due, failures, success, error) = {
+        let (due, failures, success, error, ledger) = {
             let older = older.lock();
-            (older.due, older.failures, older.success, older.error.clone())
+            (older.due, older.failures, older.success, older.error.clone(), older.ledger.clone())
         };
         let mut state = self.lock();
-        // A ceiling that was lowered counts at once.
-        state.due = success.map_or(due, |success| due.min(success.mono.saturating_add(self.config.max_refresh)));
-        (state.failures, state.success, state.error) = (failures, success, error);
+        state.ledger = ledger;
+        let newer = success.filter(|success| state.success.is_none_or(|own| own.mono < success.mono));
+        let Some(success) = newer.filter(|_| older.is_loaded() && self.config.same_keys(&older.config)) else { return };
+        self.store.adopt(&older.store);
+        // It counts as this config says, and a ceiling that was lowered counts at once.
+        self.store.extend(self.until(success));
+        state.due = earlier(due, success.after(self.config.max_refresh));
+        (state.failures, state.success, state.error) = (failures, Some(success), error);
+        drop(state);
+        // What was remembered of another set says nothing of this one. Nobody fetches yet.
+        if let Ok(mut memory) = self.memory.try_lock() {
+            *memory = Memory::default();
+        }
+    }
+
+    /// From now on nothing that is fetched is put in force.
+    pub fn stop(&self) {
+        let mut state = self.lock();
+        state.stopped = true;
+        self.end_round(&state, false);
+    }
+
+    /// From now on the source can be asked; its task is to be run next.
+    pub fn begin(&self, context: &Context) {
+        // Set once: a source runs once.
+        let _ = self.clock.set(context.clock.clone());
+        if self.is_loaded() {
+            self.reckon(context);
+        }
+    }
+
+    /// A clock was stepped: it may be time.
+    pub fn recheck(&self) {
+        self.wake.notify_one();
     }
 
     /// Keeps the set fresh until it is stopped.
     pub async fn run(self: Arc<Self>, context: Context) {
-        // Set once: a source runs once.
-        let _ = self.clock.set(context.clock.clone());
         let working = async {
             loop {
-                let due = tokio::time::Instant::from_std(context.clock.instant(self.lock().due));
+                let due = self.lock().due;
+                let timer = tokio::time::Instant::from_std(context.clock.instant(due.mono));
                 tokio::select! {
-                    () = tokio::time::sleep_until(due) => {}
+                    () = tokio::time::sleep_until(timer) => {}
                     () = self.wake.notified() => {}
                 }
-                self.refresh(&context).await;
+                let now = context.clock.now();
+                let (due, asked) = {
+                    let state = self.lock();
+                    (state.due, state.desk.is_waiting())
+                };
+                // A wish may have been served by the clock, just before its call was heard.
+                if asked || now.mono >= due.mono || now.wall >= due.wall {
+                    self.refresh(&context).await;
+                }
             }
         };
         context.stop.run_until_cancelled(working).await;
-        let mut state = self.lock();
-        state.stopped = true;
-        self.end_round(&state, false);
+        self.stop();
     }
 
     /// Fetches the set, and tells all who wait.
@@ -258,31 +301,42 @@ impl Source {
         let fetched = self.fetch(&context.clock).await;
         let now = context.clock.now();
         context.metrics.keys_fetched(&self.issuer, fetched.is_ok());
-        let good = fetched.is_ok();
-        match fetched {
-            Ok((change, life)) => {
-                self.lock().succeed(now, life);
-                self.settle(&change, context);
-            }
+        let (change, life) = match fetched {
+            Ok(found) => found,
             Err(error) => {
                 let most = if self.is_file() { FILE } else { self.config.max_refresh };
-                let wait = self.lock().fail(&error, now, most);
-                let left = self.store.set(now).map(|set| set.until().map(|until| left(until, now)));
-                self.complain(&error, wait, left);
+                let (wait, news) = self.lock().fail(&error, now, most);
+                if news {
+                    let left = self.store.set(now).map(|set| set.until().map(|until| left(until, now)));
+                    self.complain(&error, wait, left);
+                }
+                let mut state = self.lock();
+                state.desk.failed();
+                self.end_round(&state, false);
+                return;
             }
-        }
+        };
+        self.lock().succeed(now, life);
+        self.tell(&change);
+        self.reckon(context);
         let set = self.store.set(now);
         let known = |name: Name| {
             let loaded = set.iter().flat_map(|set| &set.report.loaded);
             loaded.filter_map(|key| key.kid.as_deref()).any(|kid| Name::new(kid) == name)
         };
-        let mut state = self.lock();
-        state.desk.end(if good { Some(&known) } else { None }, now.mono);
-        self.end_round(&state, good);
+        let vain = {
+            let mut state = self.lock();
+            let vain = state.desk.done(known, change != Change::default(), now.mono);
+            self.end_round(&state, true);
+            vain
+        };
+        if vain {
+            // The set may have moved.
+            self.memory.lock().await.found = None;
+        }
     }
 
-    /// What follows from a set that was found good.
-    fn settle(&self, change: &Change, context: &Context) {
+    fn tell(&self, change: &Change) {
         if *change == Change::default() {
             return;
         }
@@ -296,8 +350,29 @@ impl Source {
             ?kids,
             "the issuer's keys have changed"
         );
-        if self.config.close_on_removal {
-            context.registry.keys_changed(change);
+    }
+
+    /// What follows for streams from the set as it is now: keys that it shows count again, whatever was before; those that
+    /// were taken back end their streams where the config says so.
+    fn reckon(&self, context: &Context) {
+        let shown = self.store.ids();
+        let removed = {
+            let mut state = self.lock();
+            let removed = state.ledger.look(&shown, self.is_file());
+            if self.config.close_on_removal && state.ledger.is_in_doubt() {
+                state.due = earlier(state.due, context.clock.now().after(self.config.cooldown.min(SECOND_LOOK)));
+            }
+            removed
+        };
+        let removed = if self.config.close_on_removal { removed } else { Vec::new() };
+        let added = shown.into_iter().collect();
+        let told = context.registry.keys_changed(&Change { added, removed });
+        if told > 0 {
+            tracing::warn!(
+                issuer = &*self.issuer,
+                streams = told,
+                "keys were taken back: the streams that rest on them end"
+            );
         }
     }
 
@@ -320,7 +395,9 @@ impl Source {
     /// Fetches the set and puts it in force if it is good: what it has changed, and when it is to be fetched again.
     async fn fetch(&self, clock: &Clock) -> Result<(Change, Duration), LoadError> {
         let mut memory = self.memory.lock().await;
-        let loaded = load(&self.config, &mut memory, clock.now().mono).await;
+        let limit = self.config.timeout.saturating_mul(2).saturating_add(SLACK);
+        let loaded = tokio::time::timeout(limit, load(&self.config, &mut memory, clock.now().mono)).await;
+        let loaded = loaded.unwrap_or(Err(LoadError::Hung(limit)));
         let found = loaded.and_then(|loaded| self.install(loaded, &mut memory, clock.now()));
         if found.is_err() {
             // What was remembered may be why.
@@ -331,29 +408,41 @@ impl Source {
 
     fn install(&self, loaded: Loaded, memory: &mut Memory, now: Now) -> Result<(Change, Duration), LoadError> {
         let Config { min_refresh, max_refresh, stale, rules, .. } = &self.config;
-        let until = (!self.is_file()).then(|| now.after(*stale));
-        let (change, headers) = match loaded {
-            Loaded::Same(headers) => {
-                self.store.extend(until);
-                (Change::default(), headers)
-            }
+        let until = self.until(now);
+        let (found, headers) = match loaded {
+            Loaded::Same(headers) => (None, headers),
             Loaded::Set(json, headers) => {
                 let hash = Some(secret::sha256(&json));
-                let change = if hash == memory.hash && self.is_loaded() {
-                    self.store.extend(until);
-                    Change::default()
-                } else {
-                    let (ring, report) = KeyRing::from_jwk_set(&json, rules)?;
-                    self.store.install(ring, report, until)
-                };
+                let same = hash == memory.hash && self.is_loaded();
+                let found = if same { None } else { Some(KeyRing::from_jwk_set(&json, rules)?) };
                 memory.hash = hash;
-                (change, headers)
+                (found, headers)
+            }
+        };
+        let change = {
+            // Whoever has stopped it has taken over what was there then.
+            let state = self.lock();
+            if state.stopped {
+                return Err(LoadError::Stopped);
+            }
+            if let Some((ring, report)) = found {
+                self.store.install(ring, report, until)
+            } else {
+                self.store.extend(until);
+                Change::default()
             }
         };
         if self.is_file() {
             return Ok((change, FILE));
         }
-        Ok((change, next(freshness(&headers, now.wall), *min_refresh, *max_refresh, rand::random())))
+        let life = next(freshness(&headers, now.wall), *min_refresh, *max_refresh, rand::random());
+        // Long before the set is too old.
+        Ok((change, life.min(*stale / 2)))
+    }
+
+    /// From when a set that was seen at `seen` is too old.
+    fn until(&self, seen: Now) -> Option<Now> {
+        (!self.is_file()).then(|| seen.after(self.config.stale))
     }
 
     /// Tells all who wait that a fetch has ended. Under the lock under which they ask: whoever asks afterwards waits for the
@@ -370,18 +459,25 @@ impl Source {
 
 impl State {
     fn succeed(&mut self, now: Now, life: Duration) {
-        self.due = now.mono.saturating_add(life);
+        self.due = now.after(life);
         (self.failures, self.success, self.error) = (0, Some(now), None);
     }
 
-    /// Counts a failure: how long until the next attempt.
-    fn fail(&mut self, error: &LoadError, now: Now, most: Duration) -> Duration {
+    /// Counts a failure: how long until the next attempt, and whether it is worth a line in the log.
+    fn fail(&mut self, error: &LoadError, now: Now, most: Duration) -> (Duration, bool) {
         self.failures = self.failures.saturating_add(1);
-        self.error = Some(error.to_string());
+        let error = Some(error.to_string());
+        let news = error != self.error || self.failures.is_power_of_two();
+        self.error = error;
         let wait = again(self.failures, most, rand::random());
-        self.due = now.mono.saturating_add(wait);
-        wait
+        self.due = now.after(wait);
+        (wait, news)
     }
+}
+
+/// The first of two times, by either clock.
+fn earlier(one: Now, other: Now) -> Now {
+    Now { wall: one.wall.min(other.wall), mono: one.mono.min(other.mono) }
 }
 
 /// How long until the first of both clocks is there.
@@ -391,5 +487,9 @@ fn left(until: Now, now: Now) -> Duration {
 
 /// How often a file is looked at.
 const FILE: Duration = Duration::from_secs(5);
+/// When a key that is missing is looked for again.
+const SECOND_LOOK: Duration = Duration::from_secs(10);
+/// What a file may take beside what is fetched.
+const SLACK: Duration = Duration::from_secs(5);
 /// Tokens that wait for one source at a time; more are judged by what is known.
 const MOST_WAITING: usize = 1_000;

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+
 use super::Source;
-use super::source::Round;
+use super::source::{Answer as Asked, Round};
 use crate::clock::Now;
 use crate::secret::Token;
 use crate::token::verify::{Refusal, Verifier};
@@ -11,10 +14,31 @@ use crate::token::{Answer, Denial, Grant, Judge, Public, Purpose};
 
 /// Judges by the keys that are known. A token that names one which is not, has the issuer asked once, if the time for that
 /// has come, and is judged again by what was found; for every purpose alike. The one who asks bounds the wait.
+///
+/// That a token is bad is said only if that is known: of a key that could not be looked for, it is said that the issuer is not
+/// at hand, because clients give up on a token that is bad.
 #[derive(Debug)]
 pub struct Waiting {
     verifier: Arc<Verifier>,
     sources: Vec<Arc<Source>>,
+}
+
+/// The sources that were asked.
+#[derive(Default)]
+struct Question {
+    rounds: Vec<(Arc<Source>, Round)>,
+    /// One of them could not be asked.
+    unasked: bool,
+}
+
+impl Question {
+    fn ask(&mut self, source: &Arc<Source>, kid: Option<&str>, now: Now) {
+        match source.ask(kid, now.mono) {
+            Asked::Round(round) => self.rounds.push((source.clone(), round)),
+            Asked::NotNow => self.unasked = true,
+            Asked::NoSuchKey => {}
+        }
+    }
 }
 
 impl Waiting {
@@ -25,22 +49,55 @@ impl Waiting {
         Self { verifier, sources }
     }
 
-    /// The verdict, when `rounds` have ended.
-    async fn again(&self, token: &Token, rounds: Vec<(Arc<Source>, Round)>, now: Now) -> Result<Grant, Denial> {
-        let (mut fetched, mut time) = (true, now);
-        for (source, round) in rounds {
-            fetched &= round.ended().await;
-            time = source.now().unwrap_or(time);
+    /// The verdict, as soon as one of the rounds gives it. What had begun before the question is asked once more.
+    async fn verdict(
+        &self,
+        token: &Token,
+        kid: Option<Box<str>>,
+        first: Question,
+        mut denial: Denial,
+    ) -> Result<Grant, Denial> {
+        let mut question = first;
+        let mut unsure = question.unasked;
+        for turn in 0..TURNS {
+            let mut rounds: FuturesUnordered<_> = std::mem::take(&mut question.rounds)
+                .into_iter()
+                .map(|(source, round)| async move { (source, round.late, round.ended().await) })
+                .collect();
+            while let Some((source, late, good)) = rounds.next().await {
+                // It runs, or it could not have been asked.
+                let Some(now) = source.now() else { continue };
+                match self.verifier.attempt(token, now) {
+                    Ok(grant) => return Ok(grant),
+                    Err(Refusal::Denied(denial)) => return Err(denial),
+                    Err(Refusal::UnknownKey { denial: same, .. }) => denial = same,
+                }
+                unsure |= !good;
+                if good && late {
+                    if turn + 1 < TURNS {
+                        question.ask(&source, kid.as_deref(), now);
+                    } else {
+                        unsure = true;
+                    }
+                }
+            }
+            unsure |= question.unasked;
+            if question.rounds.is_empty() {
+                break;
+            }
         }
-        self.verifier.attempt(token, time).map_err(|refusal| match refusal {
-            Refusal::UnknownKey { denial, .. } if !fetched => Denial::new(
-                Public::IssuerUnavailable,
-                "keys_unavailable",
-                format!("{}; and the issuer's key set cannot be fetched now", denial.detail),
-            ),
-            refusal => refusal.into_denial(),
-        })
+        Err(told(denial, unsure && kid.is_some()))
     }
+}
+
+/// The denial of a token whose key is not known; `unsure`: it names one, which could not be looked for. One that names none
+/// is signed by none of the keys that are there, and that much is known.
+fn told(denial: Denial, unsure: bool) -> Denial {
+    if !unsure || denial.public == Public::IssuerUnavailable {
+        return denial;
+    }
+    let detail = format!("{}; and the issuer cannot be asked for it now", denial.detail);
+    Denial::new(Public::IssuerUnavailable, "keys_unavailable", detail)
 }
 
 impl Judge for Waiting {
@@ -50,14 +107,17 @@ impl Judge for Waiting {
             Err(Refusal::Denied(denial)) => return Answer::Ready(Err(denial)),
             Err(Refusal::UnknownKey { denial, issuers, kid }) => (denial, issuers, kid),
         };
-        let asked = issuers.iter().filter_map(|issuer| {
-            let source = self.sources.iter().find(|source| *source.issuer() == issuer.name)?;
-            Some((source.clone(), source.ask(kid.as_deref(), now.mono)?))
-        });
-        let rounds: Vec<_> = asked.collect();
-        if rounds.is_empty() {
-            return Answer::Ready(Err(denial));
+        let mut question = Question::default();
+        for source in self.sources.iter().filter(|source| issuers.iter().any(|issuer| issuer.name == *source.issuer()))
+        {
+            question.ask(source, kid.as_deref(), now);
         }
-        Answer::Later(Box::pin(self.again(token, rounds, now)))
+        if question.rounds.is_empty() {
+            return Answer::Ready(Err(told(denial, question.unasked && kid.is_some())));
+        }
+        Answer::Later(Box::pin(self.verdict(token, kid, question, denial)))
     }
 }
+
+/// How often the sources are asked for one token.
+const TURNS: usize = 2;

@@ -174,7 +174,12 @@ fn thumbprint(member: &Value) -> [u8; 32] {
         Some("OKP") => ["crv", "kty", "x"].contains(name),
         _ => ["k", "kty"].contains(name),
     });
-    let text: Vec<String> = of_kind.map(|(name, value)| format!("\"{name}\":{value}")).collect();
+    // One key has one thumbprint, however many zeros stand before its numbers.
+    let canonical = |name: &str, value: &Value| match value.as_str().map(|text| URL_SAFE_NO_PAD.decode(text)) {
+        Some(Ok(bytes)) if ["n", "e"].contains(&name) => URL_SAFE_NO_PAD.encode(without_leading_zeros(&bytes)).into(),
+        _ => value.clone(),
+    };
+    let text: Vec<String> = of_kind.map(|(name, value)| format!("\"{name}\":{}", canonical(name, value))).collect();
     secret::sha256(Zeroizing::new(format!("{{{}}}", text.join(","))).as_bytes())
 }
 

@@ -128,9 +128,9 @@ impl KeyStore {
         self.set.store(other.set.load_full());
     }
 
-    /// What `self` has beside `before`, an older store of the same issuer.
-    pub fn change_since(&self, before: &Self) -> Change {
-        change(before.set.load_full().as_deref(), self.set.load_full().as_deref())
+    /// The keys of its set, whether that still counts or not.
+    pub fn ids(&self) -> BTreeSet<KeyId> {
+        self.set.load_full().map(|set| set.known()).unwrap_or_default()
     }
 
     /// The set, if it came and has not become too old.
@@ -167,7 +167,8 @@ impl KeyStore {
         Algorithm::ALL.into_iter().filter(known).collect()
     }
 
-    /// Whether a newer set could hold the key that a token names: the set is not there, or has no key of this name.
+    /// Whether a newer set could hold the key of a token that none here has signed: the set is not there, or has no key of
+    /// the name, or the token names none.
     pub(in crate::token) fn may_come(&self, algorithm: Algorithm, kid: Option<&str>, set: Option<&KeySet>) -> bool {
         let Some(kind) = self.fetched else { return false };
         if algorithm.is_hmac() && !kind.secrets {
@@ -177,7 +178,8 @@ impl KeyStore {
             (None, _) => true,
             // A key of this name for another algorithm is an answer.
             (Some(set), Some(kid)) => !set.ring.keys.iter().any(|key| key.kid.as_deref() == Some(kid)),
-            (Some(_), None) => false,
+            // Which of its keys it is signed with, such a token does not say: it may be one of the next set.
+            (Some(_), None) => true,
         }
     }
 
@@ -303,7 +305,7 @@ mod tests {
             (Algorithm::RS256, Some("2"), true),
             (Algorithm::ES256, Some("1"), false),
             (Algorithm::RS256, Some("1"), false),
-            (Algorithm::ES256, None, false),
+            (Algorithm::ES256, None, true),
             (Algorithm::HS256, Some("2"), false),
         ] {
             assert_eq!(may_come(&store, algorithm, kid), expected, "{algorithm} {kid:?}");
