@@ -700,7 +700,7 @@ fn filled(text: &str) -> String {
         ("$yesterday", now - 24 * 3600),
         ("$tomorrow", now + 25 * 3600),
         ("$later", now + 3600),
-        ("$soon", now + 60),
+        ("$soon", now + 600),
         ("$past", now - 10),
         ("$old", now - 7200),
         ("$now", now),
