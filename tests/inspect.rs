@@ -74,5 +74,31 @@ async fn a_key_set_is_fetched_and_the_key_is_named() {
 
     drop(origin);
     let (good, said) = inspect(&config, &token).await;
-    assert!(!good && said.contains("issuer_unavailable") && said.contains("note: "), "{said}");
+    assert!(!good && said.contains("issuer_unavailable") && said.contains("cannot be had from"), "{said}");
+}
+
+#[tokio::test]
+async fn a_token_that_the_program_has_minted_is_a_good_one_for_every_kind_of_key() {
+    for (algorithm, kind) in [
+        ("ES256", &rcgen::PKCS_ECDSA_P256_SHA256),
+        ("ES384", &rcgen::PKCS_ECDSA_P384_SHA384),
+        ("ES512", &rcgen::PKCS_ECDSA_P521_SHA512),
+        ("EdDSA", &rcgen::PKCS_ED25519),
+        ("Ed25519", &rcgen::PKCS_ED25519),
+    ] {
+        let pair = rcgen::KeyPair::generate_for(kind).expect("a key");
+        let folder = tempfile::tempdir().expect("a folder");
+        let (private, public) = (folder.path().join("private.pem"), folder.path().join("public.pem"));
+        std::fs::write(&private, pair.serialize_pem()).expect("a key");
+        std::fs::write(&public, pair.public_key_pem()).expect("a key");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        command.args(["token", "mint", "--alg", algorithm, "--iss", ISSUER, "--sub", "ann", "--pem-file"]).arg(private);
+        let out = command.output().expect("mint");
+        assert!(out.status.success(), "{algorithm}: {}", String::from_utf8_lossy(&out.stderr));
+        let key = format!("algorithm = \"{algorithm}\"\npem_file = \"{}\"", public.display());
+        let config =
+            config("ws://127.0.0.1:9", "").replace("algorithm = \"HS256\"\nsecret_file = \"token.secret\"", &key);
+        let (good, said) = inspect(&config, &String::from_utf8(out.stdout).expect("text")).await;
+        assert!(good && said.contains(&format!("{algorithm} from {}, thumbprint ", public.display())), "{said}");
+    }
 }
