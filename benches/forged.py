@@ -9,8 +9,8 @@
 The gateway stands alone on core 0 with one worker; service, clients and forger are on core 1. Live streams echo at a fixed
 rate, first for themselves and then as long beside the forger, who opens a TLS connection for each token. Half of the tokens
 name the issuer's key and have another token's signature, so that all of it is verified; half name a random key. Latency counts
-from when each message was due. Required: no echo takes 100 ms, nobody is closed, every forged token is answered with 401; with
---url also: the set is fetched at most once in the cool-down. Needs openssl, which makes the key.
+from when each message was due. Required: no echo takes 100 ms, nobody is closed, every forged token is answered with 401 (or
+503, where its key could not be looked for just then); with --url also: the set is fetched at most once in the cool-down. Needs openssl, which makes the key.
 """
 
 import argparse

@@ -140,7 +140,8 @@ async fn keys_rotate_while_two_hundred_streams_live_and_new_ones_come() {
         assert_eq!(asks(gateway, &new).await.0, 101);
     }
     all_echo(&mut kept).await;
-    assert_eq!(kept[150].renew(&keeps, &old).await, 401, "no renewal with a token of the old key");
+    let refused = kept[150].renew(&keeps, &old).await;
+    assert!(matches!(refused, 401 | 503), "{refused}: no renewal with a token of the old key");
     closed[0].echoes().await;
     for stream in &mut closed[1..] {
         assert_eq!(stream.link.frame().await.close_code(), (3000, "key removed"));
@@ -262,7 +263,7 @@ fn confused(iss: &str) -> String {
 async fn two_hundred_keys_that_nobody_has_cause_at_most_five_fetches() {
     let backend = Backend::echo().await;
     let mut issuer = Issuer::start().await;
-    let lazy = gateway(&backend, &issuer, LAZY).await;
+    let lazy = gateway(&backend, &issuer, "jwks_cooldown = \"5s\"").await;
     let usual = gateway(&backend, &issuer, "").await;
     let start = issuer.asked("/jwks").await;
     let unknown = issuer.token_of("nobody-1").await;
@@ -282,7 +283,9 @@ async fn two_hundred_keys_that_nobody_has_cause_at_most_five_fetches() {
     }
     let before = issuer.asked("/jwks").await;
     let answers = join_all(tokens.iter().map(|token| asks(&usual, token))).await;
-    assert!(answers.iter().all(|answer| *answer == (401, "token_invalid".into())), "{answers:?}");
+    // Those that could not be looked for are not told to be bad.
+    let refusals = [(401, "token_invalid".to_owned()), (503, "issuer_unavailable".to_owned())];
+    assert!(answers.iter().all(|answer| refusals.contains(answer)), "{answers:?}");
     let fetched = issuer.asked("/jwks").await - before;
     assert!((1..=5).contains(&fetched), "{fetched} fetches");
     assert_eq!(asks(&usual, &issuer.token(60).await).await.0, 101);

@@ -43,7 +43,7 @@ pub struct Forgery {
 struct Tally {
     /// When the first was due.
     since: Option<Mono>,
-    /// Answered with 401.
+    /// Answered with 401, or, where a key is not known, with 503.
     refused: u64,
     took: Histogram,
     /// Answered with anything else, or not at all.
@@ -122,7 +122,8 @@ impl Tally {
 
     fn note(&mut self, answer: anyhow::Result<u16>, took: Duration) {
         match answer {
-            Ok(401) => {
+            // 503: a key of that name could not be looked for just now.
+            Ok(401 | 503) => {
                 self.refused += 1;
                 self.took.record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
             }
