@@ -91,7 +91,7 @@ pub fn after_renewal(status: u16) -> RenewalAdvice {
 pub fn after_renewal_in_band(reason: &str) -> RenewalAdvice {
     match reason {
         "expiry_shorter" => RenewalAdvice::Another,
-        "rate_limited" | "draining" => RenewalAdvice::Retry,
+        "rate_limited" | "draining" | "issuer_unavailable" => RenewalAdvice::Retry,
         _ => RenewalAdvice::Stop,
     }
 }
@@ -457,6 +457,8 @@ mod tests {
             ("renewals_used_up", Stop),
             ("expiry_shorter", Another),
             ("rate_limited", Retry),
+            ("draining", Retry),
+            ("issuer_unavailable", Retry),
             ("", Stop),
         ] {
             assert_eq!(after_renewal_in_band(reason), advice, "{reason}");
