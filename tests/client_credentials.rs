@@ -206,3 +206,18 @@ async fn an_opaque_token_lives_as_long_as_the_issuer_says_beside_it() {
     );
     assert!(!client.told.contains("opaque"), "{}", client.told);
 }
+
+#[tokio::test]
+async fn a_token_counts_as_long_as_the_issuer_says_though_the_clients_clock_is_ahead() {
+    let backend = Backend::echo().await;
+    let text = config(&backend.url(), "carriers = [\"header\"]").replace("[[issuer]]", "[[issuer]]\nleeway = \"1m\"");
+    let gateway = Gateway::start(&text).await;
+    std::fs::write(gateway.path("client.secret"), CLIENT_SECRET).expect("client.secret");
+    // What a clock that is thirty seconds behind the client's has given ten seconds.
+    let token = mint(&json!({"iss": common::ISSUER, "sub": "robot", "exp": now().as_secs() - 20}));
+    let answer = json!({"access_token": token, "token_type": "Bearer", "expires_in": 10});
+    let issuer = Origin::says(json("200 OK", &answer)).await;
+    let mut client = client(&gateway, &["--token-url", &issuer.url("/"), "--message", "hello"]);
+    client.until("received  hello", 1).await;
+    assert_eq!(issuer.asked().len(), 1, "{}", client.told);
+}

@@ -61,7 +61,8 @@ pub enum SourceError {
 pub struct Fetched {
     /// The token.
     pub token: Token,
-    /// Its `exp`, read without verifying anything; else what its issuer said beside it.
+    /// When it ends by the client's own clock: by what its issuer said beside it, else by its `exp`, read without
+    /// verifying anything.
     pub expires: Option<Wall>,
     /// Its `sub`, likewise.
     pub subject: Option<String>,
@@ -100,9 +101,9 @@ impl Source {
             Self::Issuer(issuer) => {
                 let issued = issuer.fetch().await?;
                 let mut fetched = Fetched::of(issued.token);
-                // The token itself knows best; one that cannot be read has only what was said beside it.
-                fetched.expires =
-                    fetched.expires.or_else(|| issued.expires_in.map(|life| now.wall.saturating_add(life)));
+                // A span needs no clock that agrees with the issuer's.
+                let told = issued.expires_in.map(|life| now.wall.saturating_add(life));
+                fetched.expires = told.or(fetched.expires);
                 return Ok(fetched);
             }
             Self::File(path) => {
