@@ -230,6 +230,28 @@ async fn every_way_of_showing_a_token_waits_for_its_key_in_the_same_way() {
 }
 
 #[tokio::test]
+async fn a_ticket_lives_its_whole_time_however_long_its_key_was_waited_for() {
+    let (old, new) = (Signer::new("1"), Signer::new("2"));
+    let issuer = Issuer::start(&[&old]).await;
+    let backend = Backend::echo().await;
+    let route = "carriers = [\"ticket:ticket\"]\nticket_lifetime = \"2s\"";
+    let gateway = Gateway::start(&of(&backend, &issuer, "", route)).await;
+    issuer.publish(&[&old, &new]);
+    issuer.set(|state| state.delay = Duration::from_millis(2100));
+    let (port, token) = (gateway.address().port(), new.token(MINUTE));
+    let head = format!(
+        "POST /.portcullis/ticket HTTP/1.1\r\nHost: localhost:{port}\r\nContent-Length: 0\r\n\
+         Authorization: Bearer {token}\r\n\r\n"
+    );
+    let reply = gateway.connect().await.request(&head).await;
+    let body: Value = serde_json::from_str(reply.body_text()).expect("JSON");
+    assert_eq!((reply.status, &body["expires_in"]), (200, &json!(2)), "{body}");
+    let ticket = body["ticket"].as_str().expect("a ticket");
+    let (reply, _) = gateway.ask(&format!("/?ticket={ticket}"), "").await;
+    assert_eq!(reply.status, 101, "{}\n{}", reply.head, reply.body_text());
+}
+
+#[tokio::test]
 async fn two_hundred_random_kids_cause_at_most_five_fetches_and_nobody_waits_for_them() {
     let key = Signer::new("1");
     let issuer = Issuer::start(&[&key]).await;

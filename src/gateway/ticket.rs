@@ -2,7 +2,7 @@
 //!
 //! A ticket is handed out to whoever posts a good token, and spent at its first presentation, whatever follows. It is
 //! bound to its route and to the page that it was handed to. Kept and looked up by its hash only. On a route that passes
-//! tokens on, the token is kept with it, and wiped when the ticket is spent or has ended.
+//! tokens on, the token is kept with it, and wiped when the ticket is spent, or when the next one comes after its end.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -151,10 +151,11 @@ pub(super) async fn answer(shared: &Shared, routed: &Routed) -> Result<Response<
     if chosen.is_none() && headers.contains_key(&name) {
         return Err(Rejection::BadRequest("Portcullis-Stream stands twice or is no handle"));
     }
-    let now = shared.clock.now();
     let token = token(routed)?;
-    let grant = admission::verdict(&token, &*route.judge, Purpose::Ticket, now).await?;
+    let grant = admission::verdict(&token, &*route.judge, Purpose::Ticket, shared.clock.now()).await?;
     let grant = shared.unrevoked(grant)?;
+    // The verdict may have waited for a key.
+    let now = shared.clock.now().mono;
     let handle = route.renewal.out_of_band.then(|| chosen.unwrap_or_else(Opaque::random));
     let ticket = Opaque::random();
     let kept = Ticket {
@@ -163,10 +164,10 @@ pub(super) async fn answer(shared: &Shared, routed: &Routed) -> Result<Response<
         route: route.name.clone(),
         origin: headers.get(ORIGIN).cloned(),
         handle: handle.as_ref().map(Opaque::hash),
-        end: now.mono.saturating_add(route.ticket_lifetime),
+        end: now.saturating_add(route.ticket_lifetime),
     };
     let most = visit.rules.config.max_tickets;
-    shared.tickets.add(ticket.hash(), kept, most, now.mono).map_err(|TooMany| Rejection::TooManyTickets)?;
+    shared.tickets.add(ticket.hash(), kept, most, now).map_err(|TooMany| Rejection::TooManyTickets)?;
     let mut body = json!({ "ticket": ticket.expose(), "expires_in": route.ticket_lifetime.as_secs() });
     if let (Some(handle), Some(body)) = (handle, body.as_object_mut()) {
         body.insert("stream".to_owned(), handle.expose().into());
