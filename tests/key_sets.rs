@@ -630,4 +630,18 @@ async fn a_token_that_names_no_key_finds_the_next_one_too() {
     let signature = new.pair.sign(&SystemRandom::new(), signed.as_bytes()).expect("a signature");
     admitted(&gateway, &format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))).await;
     assert_eq!(issuer.fetches(), 2);
+#[tokio::test]
+async fn an_operator_need_not_wait_for_the_keys_of_a_reload() {
+    let key = Signer::new("1");
+    let (issuer, slow) = (Issuer::start(&[&key]).await, Issuer::start(&[&key]).await);
+    slow.set(|state| state.delay = Duration::from_secs(60));
+    let backend = Backend::echo().await;
+    let text = of(&backend, &issuer, "jwks_timeout = \"30s\"", "");
+    let mut gateway = Gateway::start(&text).await;
+    let admin = Admin::of(&gateway).await;
+    std::fs::write(gateway.path("config.toml"), text.replace(&issuer.url(), &slow.url())).expect("a config");
+    gateway.signal(rustix::process::Signal::HUP);
+    slow.fetched(1).await;
+    assert_eq!(admin.ask("POST", "/drain", Some(json!({}))).await.0, 202);
+    assert!(gateway.exit(Duration::from_secs(10)).await.success());
 }

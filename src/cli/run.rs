@@ -94,6 +94,10 @@ async fn serve(file: &ConfigFile, config: Config) -> Result<(), Failure> {
                             tracing::info!(signal = name, "leaving");
                             break;
                         }
+                        () = running.asked_to_leave() => {
+                            tracing::info!("leaving");
+                            break;
+                        }
                     }
                 }
             }
