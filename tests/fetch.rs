@@ -283,12 +283,30 @@ async fn a_body_without_a_length_counts_only_if_tls_says_that_it_ends() {
 }
 
 #[tokio::test]
+async fn an_url_from_elsewhere_never_leads_to_this_machine() {
+    let authority = Authority::new();
+    let identity = authority.leaf(&["localhost", "127.0.0.1", "::1", "0.0.0.0", "::", "::ffff:127.0.0.1"]);
+    let origin = Origin::secure(&identity, |call| call.answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")).await;
+    let port = origin.address().port();
+    let here = fetcher(&authority, PATIENCE);
+    for host in ["localhost", "127.0.0.1", "[::ffff:127.0.0.1]", "0.0.0.0", "[::]"] {
+        let url = format!("https://{host}:{port}/");
+        let error = get_with(&here.elsewhere(), &url).await.expect_err("refused");
+        assert!(matches!(error, FetchError::ThisMachine), "{host}: {error}");
+        assert_eq!(error.to_string(), "it leads to this machine, though it comes from elsewhere");
+    }
+    assert!(origin.asked().is_empty(), "nobody was asked");
+    assert_eq!(body(get_with(&here, &format!("https://[::ffff:127.0.0.1]:{port}/")).await), "ok");
+}
+
+#[tokio::test]
 async fn where_nobody_listens_the_error_says_so() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("an address").port();
     drop(listener);
     let error = get(&format!("http://127.0.0.1:{port}/?access_token=SECRET")).await.expect_err("nobody there");
     assert!(matches!(&error, FetchError::Connect(why) if why.contains("refused")), "{error}");
+    assert!(!error.to_string().contains("os error"), "{error}");
     let error = get("https://no-such-name.invalid/").await.expect_err("no such name");
     assert!(matches!(error, FetchError::Lookup(_)), "{error}");
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

@@ -1,7 +1,6 @@
 //! One request and its answer, over a connection of its own. The caller bounds it in time.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, HOST, TRANSFER_ENCODING, USER_AGENT};
@@ -15,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
 use tokio_rustls::TlsConnector;
 
+use super::url::is_here;
 use super::{FetchError, Fetched, Fetcher, Url};
 use crate::upstream::dial;
 use crate::upstream::handshake::alongside;
@@ -30,7 +30,7 @@ pub(super) async fn exchange(
     limit: usize,
 ) -> Result<Fetched, FetchError> {
     let request = request(url, method, headers, body)?;
-    let tcp = connect(url, fetcher.timeout).await?;
+    let tcp = connect(fetcher, url).await?;
     if !url.is_secure() {
         return ask(tcp, request, limit).await;
     }
@@ -51,24 +51,23 @@ fn request(url: &Url, method: Method, mut headers: HeaderMap, body: Bytes) -> Re
     Ok(request)
 }
 
-/// All addresses of a name share `timeout`.
-async fn connect(url: &Url, timeout: Duration) -> Result<TcpStream, FetchError> {
+/// All addresses of a name share the time.
+async fn connect(fetcher: &Fetcher, url: &Url) -> Result<TcpStream, FetchError> {
     let found = lookup_host((url.host(), url.port())).await.map_err(|error| FetchError::Lookup(short(&error)))?;
-    let addresses = allowed(url, found.collect())?;
-    let tcp = dial::any_of(&addresses, timeout).await.map_err(|error| FetchError::Connect(short(&error)))?;
+    let addresses = allowed(url, fetcher.elsewhere, found.collect())?;
+    let tcp = dial::any_of(&addresses, fetcher.timeout).await.map_err(|error| FetchError::Connect(short(&error)))?;
     let _ = tcp.set_nodelay(true);
     Ok(tcp)
 }
 
-/// The addresses that may be dialled: without TLS, only those of this machine.
-fn allowed(url: &Url, mut addresses: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, FetchError> {
-    if !url.is_secure() {
-        addresses.retain(|address| address.ip().is_loopback());
-        if addresses.is_empty() {
-            return Err(FetchError::NotLoopback);
-        }
+/// The addresses that may be dialled: without TLS, only those of this machine; `elsewhere`, all but those.
+fn allowed(url: &Url, elsewhere: bool, mut addresses: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, FetchError> {
+    addresses.retain(|address| if is_here(address.ip()) { !elsewhere } else { url.is_secure() });
+    match addresses.is_empty() {
+        false => Ok(addresses),
+        true if elsewhere => Err(FetchError::ThisMachine),
+        true => Err(FetchError::NotLoopback),
     }
-    Ok(addresses)
 }
 
 async fn ask<T>(stream: T, request: Request<Full<Bytes>>, limit: usize) -> Result<Fetched, FetchError>
@@ -118,7 +117,10 @@ fn broken(error: &hyper::Error) -> FetchError {
 
 /// What an error says, in one line that is not long: a certificate may name thousands of hosts.
 fn short(error: &dyn std::error::Error) -> String {
-    error.to_string().chars().filter(|character| !character.is_control()).take(LONGEST_REASON).collect()
+    let text = error.to_string();
+    // The number of an error of the system adds nothing to its text.
+    let text = text.split(" (os error").next().unwrap_or_default();
+    text.chars().filter(|character| !character.is_control()).take(LONGEST_REASON).collect()
 }
 
 /// Bytes.
@@ -136,9 +138,23 @@ mod tests {
         let there: SocketAddr = ([192, 0, 2, 1], 80).into();
         let here_too: SocketAddr = (std::net::Ipv6Addr::LOCALHOST, 80).into();
         let plain = Url::parse("http://localhost/").unwrap();
-        assert_eq!(allowed(&plain, vec![there, here, here_too]).unwrap(), [here, here_too]);
-        assert!(matches!(allowed(&plain, vec![there]), Err(FetchError::NotLoopback)));
+        assert_eq!(allowed(&plain, false, vec![there, here, here_too]).unwrap(), [here, here_too]);
+        assert!(matches!(allowed(&plain, false, vec![there]), Err(FetchError::NotLoopback)));
         let secure = Url::parse("https://localhost/").unwrap();
-        assert_eq!(allowed(&secure, vec![there, here]).unwrap(), [there, here]);
+        assert_eq!(allowed(&secure, false, vec![there, here]).unwrap(), [there, here]);
+    }
+
+    #[test]
+    fn whoever_goes_elsewhere_dials_no_address_of_this_machine_whatever_name_has_led_to_it() {
+        let name = Url::parse("https://sso.example.com/").unwrap();
+        let there: SocketAddr = "192.0.2.1:443".parse().unwrap();
+        for here in ["127.0.0.1:443", "127.9.8.7:443", "0.0.0.0:443", "[::1]:443", "[::]:443", "[::ffff:127.0.0.1]:443"]
+        {
+            let here = here.parse().unwrap();
+            assert!(matches!(allowed(&name, true, vec![here]), Err(FetchError::ThisMachine)), "{here}");
+            assert_eq!(allowed(&name, true, vec![here, there]).unwrap(), [there], "{here}");
+        }
+        let plain = Url::parse("http://localhost/").unwrap();
+        assert!(allowed(&plain, true, vec![there, "127.0.0.1:80".parse().unwrap()]).is_err());
     }
 }

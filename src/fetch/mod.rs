@@ -28,6 +28,8 @@ use crate::upstream::trust::{TrustError, trusting};
 pub struct Fetcher {
     tls: Arc<ClientConfig>,
     timeout: Duration,
+    /// Whether it keeps off this machine.
+    elsewhere: bool,
 }
 
 /// An answer, whatever its status.
@@ -69,6 +71,9 @@ pub enum FetchError {
     /// A header cannot stand in a request.
     #[error("{0} cannot stand in a request")]
     Request(&'static str),
+    /// The host is this machine, or has no other address, and the fetcher is one that goes [`Fetcher::elsewhere`].
+    #[error("it leads to this machine, though it comes from elsewhere")]
+    ThisMachine,
     /// The whole answer did not come in time.
     #[error("no whole answer within {} s", .0.as_secs_f64())]
     Timeout(Duration),
@@ -89,7 +94,14 @@ impl Fetcher {
     pub fn new(roots: Option<RootCertStore>, timeout: Duration) -> Result<Self, FetchError> {
         let mut tls = trusting(roots)?.with_no_client_auth();
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self { tls: Arc::new(tls), timeout })
+        Ok(Self { tls: Arc::new(tls), timeout, elsewhere: false })
+    }
+
+    /// The same, for URLs that come from another machine: it connects to no loopback address and not to the unspecified
+    /// one, whatever a name resolves to.
+    #[must_use]
+    pub fn elsewhere(&self) -> Self {
+        Self { elsewhere: true, ..self.clone() }
     }
 
     /// Asks for `url` with these headers too; a body of more than `limit` bytes is an error. Follows at most three

@@ -84,9 +84,10 @@ impl Url {
         if secure || url.is_loopback() { Ok(url) } else { Err(UrlError::Plaintext) }
     }
 
-    /// Whether the host is this machine by its name or its address.
+    /// Whether the host is this machine by its name or its address, in whatever spelling.
     pub fn is_loopback(&self) -> bool {
-        self.host == "localhost" || self.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+        let name = self.host.strip_suffix('.').unwrap_or(&self.host);
+        name == "localhost" || self.host.parse().is_ok_and(is_here)
     }
 
     /// Whether scheme, host and port are the same.
@@ -162,6 +163,12 @@ impl Url {
     }
 }
 
+/// Whether who connects to this address meets this machine: a loopback address, or the unspecified one.
+pub(super) fn is_here(address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    address.is_loopback() || address.is_unspecified()
+}
+
 /// Without its query.
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -198,6 +205,13 @@ mod tests {
             ("http://127.0.0.1", "http://127.0.0.1/", true),
             ("http://127.9.8.7:80/", "http://127.9.8.7/", true),
             ("http://[::1]:9000/", "http://[::1]:9000/", true),
+            ("https://localhost./", "https://localhost./", true),
+            ("https://0.0.0.0/", "https://0.0.0.0/", true),
+            ("https://[::]/", "https://[::]/", true),
+            ("https://[::ffff:127.0.0.1]:8443/", "https://[::ffff:127.0.0.1]:8443/", true),
+            ("https://[0:0:0:0:0:ffff:7f00:2]/", "https://[0:0:0:0:0:ffff:7f00:2]/", true),
+            ("https://[::ffff:0:0]/", "https://[::ffff:0:0]/", true),
+            ("https://[::ffff:192.0.2.7]/", "https://[::ffff:192.0.2.7]/", false),
         ] {
             let url = url(text);
             assert_eq!((url.to_string().as_str(), url.is_loopback()), (shown, loopback), "{text}");
@@ -223,11 +237,8 @@ mod tests {
             ("http://a/", UrlError::Plaintext),
             ("http://127.1/", UrlError::Host),
             ("http://localhost.example.com/", UrlError::Plaintext),
-            ("http://localhost./", UrlError::Plaintext),
             ("http://10.0.0.1/", UrlError::Plaintext),
-            ("http://0.0.0.0/", UrlError::Plaintext),
-            ("http://[::ffff:127.0.0.1]/", UrlError::Plaintext),
-            ("http://[::]/", UrlError::Plaintext),
+            ("http://[::ffff:10.0.0.1]/", UrlError::Plaintext),
         ] {
             assert_eq!(Url::parse(text), Err(error), "{text}");
         }
