@@ -244,6 +244,38 @@ fn a_bad_config_ends_the_program_with_64_and_a_good_one_with_0() {
 }
 
 #[test]
+fn the_name_of_a_key_in_a_file_does_nothing_to_a_terminal() {
+    let folder = Folder::new();
+    let kid = "\u{1b}]0;pwn\u{7}\u{1b}[2J\u{9b}2J\u{202e}\nportcullis: all good";
+    let mut set: serde_json::Value = serde_json::from_str(JWK_SET).unwrap();
+    let skipped = serde_json::json!({"kty": "EC", "kid": kid});
+    set["keys"].as_array_mut().unwrap().push(skipped);
+    let base = folder.0.path();
+    std::fs::write(base.join("certs/jwks.json"), set.to_string()).unwrap();
+    let minimal = std::fs::read_to_string(root().join("tests/config/valid/minimal.toml")).unwrap();
+    let text = format!("[[issuer]]\nname = \"filed\"\njwks_file = \"certs/jwks.json\"\n{minimal}");
+    std::fs::write(base.join("config.toml"), text).unwrap();
+    for arguments in [&["check"][..], &["keys", "--fetch"], &["keys", "--fetch", "--json"]] {
+        let out = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+            .args(arguments)
+            .arg("--config")
+            .arg(base.join("config.toml"))
+            .output()
+            .unwrap();
+        let said = String::from_utf8(out.stdout).unwrap();
+        assert!(said.contains("pwn") && said.contains("all good"), "{arguments:?}: {said:?}");
+        let moving = |character: char| character != '\n' && character.is_control() || character == '\u{202e}';
+        assert!(!said.contains(moving), "{arguments:?}: {said:?}");
+        assert!(said.lines().all(|line| !line.starts_with("portcullis: ")), "{said}");
+        if arguments.contains(&"--json") {
+            let values: Vec<serde_json::Value> =
+                said.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+            assert_eq!(values[0]["set"]["not_used"][0]["kid"], kid);
+        }
+    }
+}
+
+#[test]
 fn a_certificate_that_has_expired_or_covers_no_host_of_a_route_is_noted() {
     let folder = Folder::new();
     let text =

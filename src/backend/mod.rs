@@ -182,14 +182,21 @@ pub fn printable(text: &str, max: usize) -> String {
             shown.push('…');
             break;
         }
-        let hidden = matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
-        if character.is_control() || hidden {
+        if moves(character) {
             shown.extend(character.escape_unicode());
         } else {
             shown.push(character);
         }
     }
     shown
+}
+
+/// Whether a character does something to a terminal other than to stand there: control characters, and marks that change
+/// the direction of writing or take no room.
+pub fn moves(character: char) -> bool {
+    character.is_control()
+        || matches!(character,
+            '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 /// Bytes of each direction's buffer.

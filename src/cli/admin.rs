@@ -13,6 +13,7 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use super::{ConfigFile, Failure};
+use crate::backend::moves;
 use crate::clock::{Clock, humane};
 use ask::Operator;
 use hyper::Method;
@@ -204,7 +205,7 @@ fn list(
         let page = operator.ask(&Method::GET, &format!("/{name}{query}"), None)?;
         let entries = page[name].as_array().ok_or_else(|| anyhow!("the listener answers nothing that is a list"))?;
         if json {
-            let lines: Vec<String> = entries.iter().map(ToString::to_string).collect();
+            let lines: Vec<String> = entries.iter().map(line).collect();
             if !lines.is_empty() && !print(&(lines.join("\n") + "\n"))? {
                 return Ok(());
             }
@@ -247,6 +248,19 @@ pub(super) fn print(text: &str) -> Result<bool, Failure> {
 /// A string of the answer, without what would do something to a terminal.
 pub(super) fn shown(value: &Value) -> String {
     value.as_str().unwrap_or_default().escape_debug().to_string()
+}
+
+/// JSON on one line; what would do something to a terminal is escaped, which only strings can hold.
+pub(super) fn line(value: &Value) -> String {
+    let mut line = String::new();
+    for character in value.to_string().chars() {
+        if moves(character) {
+            line.extend(character.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")));
+        } else {
+            line.push(character);
+        }
+    }
+    line
 }
 
 /// Seconds since the epoch, as a date.
@@ -292,5 +306,13 @@ mod tests {
         let cell = |text: &str| shown(&json!(text));
         let rows = [vec!["A".into(), "B".into()], vec![cell("\u{1b}[2J"), cell("é")]];
         assert_eq!(table(&rows), "A          B\n\\u{1b}[2J  é\n");
+    }
+    #[test]
+    fn json_moves_no_terminal_and_says_the_same() {
+        let value = json!({ "kid": "\u{1b}]0;pwn\u{7}\u{9b}2J\u{7f}\u{202e}\u{61c}\n\"é" });
+        let text = line(&value);
+        assert!(!text.contains(moves), "{text:?}");
+        assert_eq!(text, r#"{"kid":"\u001b]0;pwn\u0007\u009b2J\u007f\u202e\u061c\n\"é"}"#);
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
     }
 }

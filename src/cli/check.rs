@@ -1,6 +1,7 @@
 //! `portcullis check`.
 
 use super::{ConfigFile, Failure};
+use crate::backend::printable;
 
 /// Loads the config; good: one line.
 pub(super) fn check(file: &ConfigFile) -> Result<(), Failure> {
@@ -14,7 +15,7 @@ pub(super) fn check(file: &ConfigFile) -> Result<(), Failure> {
         count(config.routes.len(), "route"),
     );
     for note in &config.notes {
-        anstream::println!("note: {note}");
+        anstream::println!("note: {}", printable(note, 1000));
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use hyper::Method;
 use serde_json::Value;
 
 use super::Failure;
-use super::admin::{Where, ask::Operator, print, shown, table, time};
+use super::admin::{Where, ask::Operator, line, print, shown, table, time};
 use crate::admin::keys::shown as keys_of;
 use crate::backend::printable;
 use crate::clock::{Clock, humane};
@@ -40,7 +40,7 @@ pub(super) fn keys(arguments: &KeysArguments) -> Result<(), Failure> {
         }
     };
     let text = if arguments.json {
-        issuers.iter().map(|issuer| issuer.to_string() + "\n").collect()
+        issuers.iter().map(|issuer| line(issuer) + "\n").collect()
     } else {
         let mut rows = vec![HEAD.map(str::to_owned).to_vec()];
         rows.extend(issuers.iter().flat_map(rows_of));

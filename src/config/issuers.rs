@@ -11,6 +11,7 @@ use super::files::Context;
 use super::key_sets::key_set;
 use super::problem::{Placed, Problem};
 use super::server::{duration, name};
+use crate::backend::printable;
 use crate::jwks;
 use crate::token::KeyRing;
 use crate::token::keys::{Algorithm, KeyError, KeyStore, MAX_KID, SetRules, is_pem};
@@ -103,7 +104,7 @@ fn add_jwk_set(store: &KeyStore, json: &[u8], rules: &SetRules, file: &Placed<St
     match KeyRing::from_jwk_set(json, rules) {
         Ok((ring, report)) => {
             for skipped in &report.skipped {
-                let kid = skipped.kid.as_ref().map_or_else(String::new, |kid| format!(" ({kid})"));
+                let kid = skipped.kid.as_ref().map_or_else(String::new, |kid| format!(" ({})", printable(kid, 64)));
                 let number = skipped.index + 1;
                 context.report.note(format!("{}: key {number}{kid} is not used: {}", file.value, skipped.reason));
             }
