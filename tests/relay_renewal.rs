@@ -16,6 +16,8 @@ use portcullis::relay::in_band::{InBand, Mode, Renewer, Verdict};
 use portcullis::revocation::Ban;
 use portcullis::secret::{Opaque, Token, fingerprint};
 use portcullis::stream::{CloseReason, Limits, RenewalError, Signal, Terms};
+use portcullis::token::keys::store::Change;
+use portcullis::token::keys::{KeyRing, KeyStore, SetRules};
 use portcullis::token::marks::Kind;
 use portcullis::token::{Denial, Grant, Marks, Principal, Public};
 use tokio::sync::oneshot;
@@ -53,12 +55,15 @@ fn renew(rig: &Rig, now: Now, life: Duration) -> Answer {
 }
 
 fn renew_as(rig: &Rig, values: &[String], now: Now, life: Duration) -> Answer {
+    present(rig, grant(values, Some(now.wall.saturating_add(life))))
+}
+
+fn present(rig: &Rig, grant: Grant) -> Answer {
     let (answer, told) = oneshot::channel();
-    let expiry = Some(now.wall.saturating_add(life));
-    let terms = Terms { expiry, allow_shorter: false, max_renewals: None };
+    let terms = Terms { expiry: grant.expiry, allow_shorter: false, max_renewals: None };
     let handle = Opaque::parse(HANDLE).unwrap().hash();
     if let Some(stream) = rig.registry.find(handle, "test") {
-        stream.renew(Renewal { grant: grant(values, expiry), terms, answer });
+        stream.renew(Renewal { grant, terms, answer });
     }
     told
 }
@@ -108,6 +113,25 @@ async fn after_the_deadline_a_renewal_loses_even_if_nothing_else_has_noticed_it(
 }
 
 #[tokio::test]
+async fn a_token_whose_key_was_taken_back_on_its_way_is_told_so_and_not_that_it_is_revoked() {
+    let jwk = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+    let store = KeyStore::with_set("i".into(), KeyRing::default(), false);
+    let (ring, report) = KeyRing::from_jwk_set(jwk.as_bytes(), &SetRules::default()).unwrap();
+    let key = store.install(ring, report, None).added.first().copied();
+    let clock = ManualClock::new();
+    let rig = rig(&clock.clock());
+    // The change has looked through the streams already, and has not seen the token.
+    let change = Change { removed: key.into_iter().collect(), ..Change::default() };
+    assert_eq!((change.removed.len(), rig.registry.keys_changed(&change)), (1, 0));
+    let expiry = Some(clock.clock().now().wall.saturating_add(LIFE * 2));
+    let told = present(&rig, Grant { marks: Marks::default().signed_with(key), ..grant(&[], expiry) });
+    let error = answer(told).await.unwrap_err();
+    assert_eq!((error, error.as_str()), (RenewalError::KeyRemoved, "token_invalid"));
+    rig.client.send(&masked(0x81, b"still here"));
+    rig.service.receives(&masked(0x81, b"still here")).await;
+}
+
+#[tokio::test]
 async fn of_two_renewals_at_once_both_are_answered_and_the_later_deadline_stays() {
     let clock = ManualClock::new();
     let rig = rig(&clock.clock());
@@ -134,11 +158,7 @@ async fn a_token_that_was_banned_on_its_way_is_refused_and_the_stream_keeps_its_
     assert_eq!(rig.registry.revoke(&ban), 0);
     let expiry = Some(now.wall.saturating_add(LIFE * 2));
     let marks = Marks::new("i", serde_json::json!({"jti": "fresh"}).as_object().unwrap(), None);
-    let grant = Grant { marks, ..grant(&[], expiry) };
-    let (answering, told) = oneshot::channel();
-    let stream = rig.registry.find(Opaque::parse(HANDLE).unwrap().hash(), "test").unwrap();
-    let terms = Terms { expiry, allow_shorter: false, max_renewals: None };
-    stream.renew(Renewal { grant, terms, answer: answering });
+    let told = present(&rig, Grant { marks, ..grant(&[], expiry) });
     assert_eq!(answer(told).await, Err(RenewalError::Revoked));
     rig.client.send(&masked(0x81, b"still here"));
     rig.service.receives(&masked(0x81, b"still here")).await;

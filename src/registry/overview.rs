@@ -171,9 +171,9 @@ impl Guard {
         self.registry.revocations.find(&marks, now.wall)
     }
 
-    /// Whether a token with these marks is revoked.
-    pub fn bans(&self, marks: &Marks, now: Now) -> bool {
-        self.registry.revocations.find(marks, now.wall).is_some()
+    /// Why a fresh token with these marks does not count, if it does not.
+    pub fn bans(&self, marks: &Marks, now: Now) -> Option<Cause> {
+        self.registry.revocations.find(marks, now.wall)
     }
 
     /// Whether this signal waits for the stream.

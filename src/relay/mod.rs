@@ -19,6 +19,7 @@ pub use in_band::InBand;
 
 use crate::clock::{Clock, Mono, Now};
 use crate::registry::{Alarm, Guard, Standing};
+use crate::revocation::Cause;
 use crate::stream::{
     CloseCodes, CloseReason, Deadline, Due, Farewell, Flow, Limits, Outcome, RenewalError, Side, Signal, Stream, Terms,
     codes,
@@ -306,8 +307,10 @@ fn renew(
     guard.stand(
         || {
             // A ban that is not in force here yet looks for streams after this, and finds the fresh token.
-            if guard.bans(&grant.marks, now) {
-                return Err(RenewalError::Revoked);
+            match guard.bans(&grant.marks, now) {
+                None => {}
+                Some(Cause::Key) => return Err(RenewalError::KeyRemoved),
+                Some(Cause::Claim(_)) => return Err(RenewalError::Revoked),
             }
             let expires_in = stream.renew(terms, now)?;
             Ok((Standing::new(grant, stream.renewals()), expires_in))

@@ -25,6 +25,9 @@ pub enum RenewalError {
     /// There is no such stream, its deadline has passed, or it is ending.
     #[error("there is no such live stream")]
     Gone,
+    /// The key that has signed the token was taken back while it was applied.
+    #[error("the key that has signed the token was taken back by its issuer")]
+    KeyRemoved,
     /// The token speaks for somebody else.
     #[error("the token has another principal than the stream")]
     OtherPrincipal,
@@ -48,6 +51,7 @@ impl RenewalError {
         match self {
             Self::Expired => "token_expired",
             Self::Gone => "stream_gone",
+            Self::KeyRemoved => "token_invalid",
             Self::OtherPrincipal => "forbidden",
             Self::Revoked => "token_revoked",
             Self::Shorter => "expiry_shorter",
