@@ -630,6 +630,8 @@ async fn a_token_that_names_no_key_finds_the_next_one_too() {
     let signature = new.pair.sign(&SystemRandom::new(), signed.as_bytes()).expect("a signature");
     admitted(&gateway, &format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))).await;
     assert_eq!(issuer.fetches(), 2);
+}
+
 #[tokio::test]
 async fn an_operator_need_not_wait_for_the_keys_of_a_reload() {
     let key = Signer::new("1");

@@ -89,6 +89,9 @@ pub(super) async fn load(config: &Config, memory: &mut Memory, now: Mono) -> Res
     if let Some(etag) = &memory.etag {
         headers.insert(IF_NONE_MATCH, etag.clone());
     }
+    // An issuer elsewhere has no business on this machine, whatever the name of its keys resolves to.
+    let far = matches!(&config.origin, Origin::Discovery(issuer, _) if !issuer.is_loopback());
+    let fetcher = if far { fetcher.elsewhere() } else { fetcher.clone() };
     let Fetched { status, headers, body } = fetcher.get(&url, headers, LARGEST).await?;
     match status {
         StatusCode::OK => {
