@@ -6,6 +6,7 @@
 //! because a key then cannot be used for any algorithm but its own.
 
 pub(crate) mod der;
+mod ed25519;
 mod jwk;
 mod pem;
 pub mod store;
@@ -342,6 +343,7 @@ impl Check {
             (Algorithm::ES384, Material::P384(point)) => Some(ParsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, point)),
             (Algorithm::ES512, Material::P521(point)) => Some(ParsedPublicKey::new(&ECDSA_P521_SHA512_FIXED, point)),
             (Algorithm::EdDSA | Algorithm::Ed25519, Material::Ed25519(key)) if key.len() == 32 => {
+                key.as_slice().try_into().map_or(Ok(()), ed25519::check)?;
                 Some(ParsedPublicKey::new(&ED25519, key))
             }
             _ => None,

@@ -443,6 +443,56 @@ fn only_the_algorithms_of_the_issuers_list_count() {
 }
 
 #[test]
+fn a_key_for_which_anybody_can_sign_is_none() {
+    let bytes = |hex: &str| -> Vec<u8> {
+        (0..64).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+    };
+    let anybodys = [&[1][..], &[0; 63]].concat();
+    let order_4 = "0000000000000000000000000000000000000000000000000000000000000000";
+    let order_8 = "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05";
+    let other_8 = "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a";
+    let small = [
+        order_4,
+        order_8,
+        other_8,
+        "0100000000000000000000000000000000000000000000000000000000000000",
+        "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        "0000000000000000000000000000000000000000000000000000000000000080",
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc85",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa",
+    ];
+    // The same points once more, and others, as nobody writes them (RFC 8032, section 5.1.3).
+    let long = [
+        "0100000000000000000000000000000000000000000000000000000000000080",
+        "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+        "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+        "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+        "f0ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+    ];
+    for hex in small {
+        let key = ParsedPublicKey::new(&ED25519, bytes(hex)).unwrap();
+        let signs = (0..500_u16).any(|message| key.verify_sig(&message.to_be_bytes(), &anybodys).is_ok());
+        assert!(signs, "{hex}: the table must hold what it says");
+    }
+    let spki = |key: &[u8]| [&[0x30, 0x2a, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 3, 0x21, 0][..], key].concat();
+    for hex in small.into_iter().chain(long) {
+        let key = bytes(hex);
+        for algorithm in [Algorithm::EdDSA, Algorithm::Ed25519] {
+            let jwk =
+                json!({"kty": "OKP", "crv": "Ed25519", "alg": algorithm.as_str(), "x": URL_SAFE_NO_PAD.encode(&key)});
+            let text = pem("PUBLIC KEY", &spki(&key));
+            let from_pem = KeyRing::default().add_pem(algorithm, None, text.as_bytes());
+            for said in [error(set(&json!({"keys": [jwk]}).to_string())), error(from_pem)] {
+                assert!(said.contains("anybody could sign") || said.contains("is damaged"), "{hex}: {said}");
+            }
+        }
+    }
+    let good = Material::Ed25519(pairs().ed25519.public_key().as_ref().to_vec());
+    assert!(Check::from_material(Algorithm::EdDSA, &good).is_ok());
+}
 fn a_text_that_is_no_jwk_set_is_an_error() {
     let many = json!({"keys": vec![json!({}); 101]}).to_string();
     for (text, expected) in [
