@@ -1,7 +1,8 @@
 //! Any text as a key set, under any list of algorithms. The fuzz target and `tests/fuzz_corpus.rs` share this.
 //!
 //! Each member is loaded or skipped, never both. A key counts for an algorithm only if its kind fits, its `alg` and its
-//! `crv` do not say otherwise, it is meant for signatures and is public; a shared secret never comes over the network.
+//! `crv` do not say otherwise, it is meant for signatures and is public; a shared secret never comes over the network, and
+//! only where it is meant. No token is tried with more than 8 keys.
 
 use portcullis::token::KeyRing;
 use portcullis::token::keys::{Algorithm, SetRules};
@@ -40,6 +41,16 @@ pub fn run(script: &[u8]) {
     let known: Vec<_> =
         Algorithm::ALL.into_iter().filter(|known| report.loaded.iter().any(|key| key.algorithm == *known)).collect();
     assert_eq!(ring.algorithms(), known);
+    let is_secret = |member: &Json| member.get("kty").and_then(Json::text) == Some("oct");
+    let meant = rules.algorithms.iter().any(|algorithm| algorithm.is_hmac()) || members.iter().all(is_secret);
+    assert!(meant || !known.iter().any(|algorithm| algorithm.is_hmac()), "a secret among public keys");
+    for key in &report.loaded {
+        let same = report.loaded.iter().filter(|other| other.algorithm == key.algorithm);
+        assert!(
+            same.filter(|other| other.kid.is_none() || other.kid == key.kid).count() <= 8,
+            "a token costs too much"
+        );
+    }
     let shown = format!("{ring:?}");
     for secret in members.iter().filter_map(|member| member.get("k")?.text()).filter(|secret| secret.len() > 40) {
         // What is no secret may be anything, the very text that is shown too.

@@ -178,7 +178,8 @@ pub struct SkippedJwk {
 pub struct SetRules {
     /// The algorithms that count; empty = all. What a key that names none counts for, where several would fit.
     pub algorithms: Vec<Algorithm>,
-    /// Whether shared secrets (`oct`) count: only in a set that nobody else can read or write.
+    /// Whether shared secrets (`oct`) may count: only in a set that nobody else can read or write. Beside public keys they
+    /// count only if `algorithms` names one for secrets: such a set may be the copy of one that was published.
     pub secrets: bool,
 }
 
@@ -210,7 +211,8 @@ impl KeyRing {
     }
 
     /// The usable keys of a JWK set (RFC 7517, section 5); each must name its `alg` or have only one that fits. Members
-    /// that cannot be used are skipped and reported; a set without a usable key is an error.
+    /// that cannot be used are skipped and reported, and so are those for which a token would be tried with more than 8
+    /// keys of the set; a set without a usable key is an error.
     pub fn from_jwk_set(json: &[u8], rules: &SetRules) -> Result<(Self, JwkSetReport), KeyError> {
         let (keys, report) = jwk::read_set(json, rules)?;
         Ok((Self { keys }, report))

@@ -26,9 +26,14 @@ fn vectors() -> (Vec<Value>, Vec<Vector>) {
     let mut vectors = Vec::new();
     for (group, value) in file["testGroups"].as_array().expect("groups").iter().enumerate() {
         let key = value.get("public").unwrap_or(&value["private"]);
-        // Some of the keys must not be used; a set needs one that can be. This is of RFC 8037, appendix A.2.
-        let usable =
-            json!({"kty": "OKP", "crv": "Ed25519", "kid": "-", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"});
+        // Some of the keys must not be used; a set needs one that can be. Secrets count among their like only; the other one
+        // is of RFC 8037, appendix A.2.
+        let usable = if key["kty"] == "oct" {
+            json!({"kty": "oct", "alg": "HS384", "kid": "-",
+                "k": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4v"})
+        } else {
+            json!({"kty": "OKP", "crv": "Ed25519", "kid": "-", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"})
+        };
         sets.push(json!({"keys": [key, usable]}));
         for test in value["tests"].as_array().expect("tests") {
             let text = |name: &str| test[name].as_str().expect("a text").to_owned();

@@ -12,6 +12,8 @@ use crate::token::claims::json::{Dates, object};
 
 /// More keys than this in one set are a mistake, and a way to make every token costly.
 const MAX_KEYS: usize = 100;
+/// More keys than this are not tried for one token: each try costs a check of a signature, whoever has sent the token.
+const MAX_TRIES: usize = 8;
 /// More bytes than this are no key set.
 const MAX_SET: usize = 1024 * 1024;
 
@@ -29,11 +31,21 @@ pub(super) fn read_set(json: &[u8], rules: &SetRules) -> Result<(Vec<Key>, JwkSe
     if members.len() > MAX_KEYS {
         return Err(KeyError(format!("the JWK set has {} keys; at most {MAX_KEYS} are accepted", members.len())));
     }
+    let is_secret = |member: &Value| member.get("kty").is_some_and(|kty| kty == "oct");
+    let secrets = Secrets {
+        local: rules.secrets,
+        meant: rules.algorithms.iter().any(|algorithm| algorithm.is_hmac()) || members.iter().all(is_secret),
+    };
     let mut keys = Vec::new();
     let mut report = JwkSetReport::default();
     for (index, member) in members.iter().enumerate() {
         let kid = member.get("kid").and_then(Value::as_str).map(str::to_owned);
-        match read_member(member, rules) {
+        let uses = read_member(member, rules, secrets).and_then(|uses| {
+            let crowded = uses.iter().any(|(algorithm, _)| is_crowded(&keys, *algorithm, kid.as_deref()));
+            let reason = || KeyError(format!("tokens would be tried with {MAX_TRIES} keys before it: give keys a kid"));
+            if crowded { Err(reason()) } else { Ok(uses) }
+        });
+        match uses {
             Ok(uses) => {
                 for (algorithm, check) in uses {
                     let thumbprint = Some(thumbprint(member));
@@ -60,8 +72,28 @@ pub(super) fn read_set(json: &[u8], rules: &SetRules) -> Result<(Vec<Key>, JwkSe
     Ok((keys, report))
 }
 
+/// Whether some token would have to be tried with too many keys if one with this `kid` were added.
+fn is_crowded(keys: &[Key], algorithm: Algorithm, kid: Option<&str>) -> bool {
+    let fitting = || keys.iter().filter(|key| key.algorithm == algorithm);
+    let named = |kid: Option<&str>| fitting().filter(|key| key.kid.as_deref() == kid).count();
+    let beside = match kid {
+        Some(kid) => named(Some(kid)),
+        None => fitting().filter_map(|key| key.kid.as_deref()).map(|kid| named(Some(kid))).max().unwrap_or(0),
+    };
+    named(None) + beside >= MAX_TRIES
+}
+
+/// Whether shared secrets of a set count.
+#[derive(Clone, Copy)]
+struct Secrets {
+    /// The set came from this machine.
+    local: bool,
+    /// The issuer signs with secrets: its list says so, or the set has nothing else.
+    meant: bool,
+}
+
 /// The algorithms that a member counts for: one, but for an Ed25519 key that names none, since that has two names.
-fn read_member(member: &Value, rules: &SetRules) -> Result<Vec<(Algorithm, Check)>, KeyError> {
+fn read_member(member: &Value, rules: &SetRules, secrets: Secrets) -> Result<Vec<(Algorithm, Check)>, KeyError> {
     let Value::Object(jwk) = member else { return Err(skip("it is not an object")) };
     if !matches!(jwk.get("kid"), None | Some(Value::String(_))) {
         return Err(skip("its kid is not a string"));
@@ -83,8 +115,14 @@ fn read_member(member: &Value, rules: &SetRules) -> Result<Vec<(Algorithm, Check
     }
     let named = named_algorithm(jwk)?;
     if kty == "oct" {
-        if !rules.secrets {
+        if !secrets.local {
             return Err(skip("it is a shared secret, and the set came over the network"));
+        }
+        if !secrets.meant {
+            return Err(skip(
+                "it is a shared secret among public keys, which anybody may have read; if it is secret, name its algorithm \
+                 in the issuer's algorithms",
+            ));
         }
         let algorithm = named.ok_or_else(|| skip("it names no alg, and HS256, HS384 and HS512 would all fit"))?;
         let secret = Zeroizing::new(bytes(jwk, "k")?);

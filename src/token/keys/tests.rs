@@ -493,6 +493,59 @@ fn a_key_for_which_anybody_can_sign_is_none() {
     let good = Material::Ed25519(pairs().ed25519.public_key().as_ref().to_vec());
     assert!(Check::from_material(Algorithm::EdDSA, &good).is_ok());
 }
+
+#[test]
+fn among_public_keys_a_secret_is_none_unless_the_issuer_signs_with_secrets() {
+    let (public, secret) = (pairs().jwk(Algorithm::ES256), pairs().jwk(Algorithm::HS256));
+    let read = |keys: &[&Value], algorithms: &[Algorithm]| {
+        let rules = SetRules { algorithms: algorithms.to_vec(), secrets: true };
+        KeyRing::from_jwk_set(json!({ "keys": keys }).to_string().as_bytes(), &rules)
+    };
+    let skipped = [&json!({"kty": "unknown"}), &secret];
+    for keys in [[&public, &secret], [&secret, &public]] {
+        let (ring, report) = read(&keys, &[]).unwrap();
+        assert_eq!(ring.algorithms(), [Algorithm::ES256]);
+        assert!(report.skipped[0].reason.contains("among public keys"), "{:?}", report.skipped);
+        let (ring, _) = read(&keys, &[Algorithm::ES256, Algorithm::HS256]).unwrap();
+        assert_eq!(ring.algorithms(), [Algorithm::HS256, Algorithm::ES256]);
+    }
+    assert!(error(read(&skipped, &[])).contains("among public keys"), "a key that is not used is one all the same");
+    let (ring, _) = read(&[&secret, &secret], &[]).unwrap();
+    assert_eq!(ring.algorithms(), [Algorithm::HS256]);
+}
+
+#[test]
+fn no_set_makes_a_token_cost_more_than_eight_checks() {
+    let named = |kid: Option<usize>| {
+        let mut jwk = pairs().jwk(Algorithm::ES256);
+        if let Some(kid) = kid {
+            jwk["kid"] = kid.to_string().into();
+        }
+        jwk
+    };
+    let tries = |ring: &KeyRing, kid: Option<&str>| ring.candidates(Algorithm::ES256, kid).count();
+    for (unnamed, same, others) in [(9, 0, 0), (0, 20, 0), (5, 5, 90), (20, 1, 1), (1, 8, 91), (8, 8, 8), (0, 0, 100)] {
+        let keys = (0..unnamed).map(|_| named(None));
+        let keys = keys.chain((0..same).map(|_| named(Some(1000)))).chain((0..others).map(|kid| named(Some(kid))));
+        let keys: Vec<_> = keys.collect();
+        let turned: Vec<_> = keys.iter().rev().cloned().collect();
+        for keys in [keys, turned] {
+            let (ring, report) = set(&json!({ "keys": keys }).to_string()).unwrap();
+            for kid in [None, Some("1000"), Some("0"), Some("7")] {
+                assert!(tries(&ring, kid) <= 8, "{unnamed} {same} {others}: {} for {kid:?}", tries(&ring, kid));
+            }
+            assert_eq!(report.loaded.len() + report.skipped.len(), unnamed + same + others);
+            assert!(report.skipped.iter().all(|skipped| skipped.reason.contains("8 keys")), "{:?}", report.skipped);
+        }
+    }
+    let (ring, report) =
+        set(&json!({"keys": (0..100).map(|kid| named(Some(kid))).collect::<Vec<_>>()}).to_string()).unwrap();
+    assert_eq!((report.skipped.len(), tries(&ring, Some("99"))), (0, 1), "keys with names of their own cost nothing");
+    let (_, report) = set(&json!({"keys": vec![named(None); 8]}).to_string()).unwrap();
+    assert_eq!(report.skipped, [], "eight are not too many");
+}
+
+#[test]
 fn a_text_that_is_no_jwk_set_is_an_error() {
     let many = json!({"keys": vec![json!({}); 101]}).to_string();
     for (text, expected) in [

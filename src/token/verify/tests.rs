@@ -643,7 +643,11 @@ fn explain_names_the_keys_that_were_tried_and_shows_nothing_of_a_secret() {
         jwk
     };
     let set = json!({"keys": [jwk(Algorithm::ES384, "new"), jwk(Algorithm::HS512, "local")]}).to_string();
-    let (set, report) = KeyRing::from_jwk_set(set.as_bytes(), &SetRules { algorithms: vec![], secrets: true }).unwrap();
+    let (set, report) = KeyRing::from_jwk_set(
+        set.as_bytes(),
+        &SetRules { algorithms: vec![Algorithm::ES384, Algorithm::HS512], secrets: true },
+    )
+    .unwrap();
     store.install(set, report, None);
     let route = verifier(vec![Issuer::new("default".into(), store)]);
     let keys = |header: &str, signer| {
