@@ -416,7 +416,8 @@ fn shown(config: &Config) -> String {
             issuer.max_lifetime,
             issuer.max_age
         ));
-        text.push_str(&format!("{:?} {:?} {:?} {:?}\n", issuer.algorithms, issuer.typ, issuer.azp, issuer.demands));
+        text.push_str(&format!("{:?} {:?} {:?} ", issuer.algorithms, issuer.typ, issuer.azp));
+        text.push_str(&format!("{} {:?}\n", issuer.allow_bound, issuer.demands));
     }
     for (route, (name, verifier)) in config.routes.iter().zip(&config.verifiers) {
         assert_eq!(route.name, *name);

@@ -91,7 +91,7 @@ fn every_line_of_a_config_in_the_text_is_a_good_one() {
     for line in DOCUMENT.split('`').skip(1).step_by(2).filter(|line| !line.contains('\n')) {
         let section = match line.split_once(" = ") {
             Some(("identity" | "required_claims", _)) => "route",
-            Some(("aud" | "start_without_keys", _)) => "issuer",
+            Some(("aud" | "allow_bound_tokens" | "start_without_keys" | "typ", _)) => "issuer",
             _ => continue,
         };
         let upstream =

@@ -56,6 +56,7 @@ pub(super) fn issuers(typed: &[file::Issuer], context: &Context<'_>) -> Issuers 
             algorithms,
             typ: demands::typ(typed.typ.as_ref(), context),
             azp: texts(typed.azp.as_ref(), "azp", context),
+            allow_bound: typed.allow_bound_tokens.as_ref().is_some_and(|allow| allow.value),
             demands: demands::demands(&typed.demands, context),
         }));
     }

@@ -48,6 +48,8 @@ pub struct Issuer {
     pub typ: Vec<Typ>,
     /// The clients whose tokens count (`azp`); empty = all. Others are `forbidden`.
     pub azp: Vec<String>,
+    /// Whether tokens count that are bound to a key of the client's (`cnf`), though no proof of that key is asked for.
+    pub allow_bound: bool,
     /// What tokens must have beside this; one that has it not is `forbidden`.
     pub demands: Demands,
 }
@@ -68,6 +70,7 @@ impl Issuer {
             algorithms: Vec::new(),
             typ: Typ::usual(),
             azp: Vec::new(),
+            allow_bound: false,
             demands: Demands::default(),
         }
     }

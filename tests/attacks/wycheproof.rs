@@ -77,11 +77,13 @@ fn each_vector_of_wycheproof_is_judged_by_its_signature() {
 }
 
 /// The rules that are about what a token says.
-const AFTER: [&str; 15] = [
+const AFTER: [&str; 17] = [
     "claims",
     "issuer",
     "iss",
     "aud",
+    "cnf",
+    "events",
     "exp",
     "nbf",
     "iat",

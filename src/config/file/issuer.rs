@@ -23,6 +23,7 @@ pub(in crate::config) struct Issuer {
     pub(in crate::config) algorithms: Key<List>,
     pub(in crate::config) typ: Key<List>,
     pub(in crate::config) azp: Key<List>,
+    pub(in crate::config) allow_bound_tokens: Key<bool>,
     pub(in crate::config) demands: Demands,
     /// Whether there is any `[[issuer.key]]`, even if it cannot be read.
     pub(in crate::config) has_keys: bool,
@@ -81,6 +82,7 @@ pub(super) fn issuer(mut s: Section<'_>) -> Issuer {
         algorithms: s.texts("algorithms", "[\"RS256\"]"),
         typ: s.texts("typ", "[\"at+jwt\"]"),
         azp: s.texts("azp", "[\"web-app\"]"),
+        allow_bound_tokens: s.boolean("allow_bound_tokens"),
         demands: demands::demands(&mut s, "issuer.required_claims"),
         has_keys: s.has("key"),
         keys: keys.into_iter().map(issuer_key).collect(),

@@ -192,6 +192,7 @@ fn describe_claim(rule: &str, case: &Case<'_>) -> String {
     match rule {
         "iss" => case.issuer.iss.clone().unwrap_or_default(),
         "aud" => format!("one of {}", case.issuer.aud.join(", ")),
+        "cnf" => "present, and allow_bound_tokens takes it without a proof".to_owned(),
         "exp" => {
             let rest = rules::expiry(case.issuer, case.claims).map(|expiry| expiry.saturating_since(case.now));
             format!(
@@ -232,6 +233,7 @@ fn describe_absence(rule: &str, case: &Case<'_>) -> &'static str {
         "max_lifetime" if case.issuer.max_lifetime.is_none() => "no limit is set",
         "max_lifetime" => "there is no exp to measure by",
         "max_age" => "no limit is set",
+        "cnf" | "events" => "absent",
         "scope" | "required_claims" | "route scope" | "route required_claims" => "none is required",
         _ => "absent, and not required",
     }

@@ -142,6 +142,8 @@ pub(super) struct ClaimRule {
 pub(super) const CLAIM_RULES: &[ClaimRule] = &[
     ClaimRule { name: "iss", check: iss },
     ClaimRule { name: "aud", check: aud },
+    ClaimRule { name: "cnf", check: cnf },
+    ClaimRule { name: "events", check: events },
     ClaimRule { name: "exp", check: exp },
     ClaimRule { name: "nbf", check: nbf },
     ClaimRule { name: "iat", check: iat },
@@ -191,6 +193,28 @@ fn aud(case: &Case<'_>) -> Result<Kept, Denial> {
         return Ok(Kept::Yes);
     }
     Err(invalid("aud_mismatch", format!("the token is for another audience than {}", wanted.join(" or "))))
+}
+
+/// The gateway can check no proof of a key, so a token that is worth nothing without one would be worth all in anybody's hands
+/// (RFC 7800, section 3; RFC 9449; RFC 8705, section 3).
+fn cnf(case: &Case<'_>) -> Result<Kept, Denial> {
+    if !case.claims.members.contains_key("cnf") {
+        return Ok(Kept::NotApplicable);
+    }
+    if case.issuer.allow_bound {
+        return Ok(Kept::Yes);
+    }
+    let detail =
+        "the token is bound to a key, of which no proof can be asked here; allow_bound_tokens takes it without";
+    Err(invalid("cnf_present", detail))
+}
+
+/// What tells of an event, such as a logout token, lets nobody in (RFC 8417, section 2.2; RFC 8725, section 3.12).
+fn events(case: &Case<'_>) -> Result<Kept, Denial> {
+    if !case.claims.members.contains_key("events") {
+        return Ok(Kept::NotApplicable);
+    }
+    Err(invalid("events_present", "the token tells of an event, and is for nobody to come in with"))
 }
 
 fn exp(case: &Case<'_>) -> Result<Kept, Denial> {

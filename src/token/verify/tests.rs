@@ -433,6 +433,35 @@ fn issuer_and_audience_must_be_those_of_the_config() {
 }
 
 #[test]
+fn a_token_that_is_bound_to_a_key_or_tells_of_an_event_is_no_bearer_token() {
+    let rows = [
+        (json!({"cnf": {"jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"}}), "cnf_present"),
+        (json!({"cnf": {"x5t#S256": "bwcK0esc3ACC3DB2Y5_lESsXE8o9ltc05O89jdN-dg2"}}), "cnf_present"),
+        (json!({"cnf": {}}), "cnf_present"),
+        (json!({"cnf": null}), "cnf_present"),
+        (json!({"events": {"http://schemas.openid.net/event/backchannel-logout": {}}}), "events_present"),
+        (json!({"events": null}), "events_present"),
+        (json!({"extra": {"cnf": {"jkt": "a"}, "events": {}}, "Cnf": 1}), ""),
+    ];
+    for (claims, expected) in rows {
+        let mut all = claims.clone();
+        (all["exp"], all["sub"]) = ((NOW + 10).into(), "ann".into());
+        for typ in ["JWT", "at+jwt"] {
+            let header = json!({"alg": "HS256", "typ": typ}).to_string();
+            let token = mint_raw(Algorithm::HS256, &header, &all.to_string());
+            assert_eq!(reason(&hs256(), &token, now()), expected, "{claims}");
+            let failed: Vec<_> =
+                hs256().explain(&token, now()).into_iter().filter(|outcome| outcome.passed == Some(false)).collect();
+            assert_eq!(failed.len(), usize::from(!expected.is_empty()), "{failed:?}");
+            assert!(failed.iter().all(|failed| expected.starts_with(failed.rule)), "{failed:?}");
+            let lenient = verifier(vec![Issuer { allow_bound: true, ..issuer("default", Algorithm::HS256) }]);
+            let expected = if expected == "cnf_present" { "" } else { expected };
+            assert_eq!(reason(&lenient, &token, now()), expected, "{claims}");
+        }
+    }
+}
+
+#[test]
 fn issuers_of_one_route_never_share_keys() {
     let named = |name: &str, algorithm, iss: Option<&str>| Issuer {
         iss: iss.map(str::to_owned),
