@@ -276,7 +276,7 @@ async fn neither_the_token_nor_the_credential_reaches_a_log_or_an_answer() {
         answers.push_str(&reply.head);
         answers.push_str(reply.body_text());
     }
-    // A service that answers with what it was sent is not the gateway, but the gateway logs nothing of it.
+    // A service may show what it was sent, and nothing is searched for that; but the gateway logs nothing of it.
     let target = format!("/?t={token}");
     let (_, asked) = tokio::join!(gateway.ask(&target, ""), async {
         let asked = backend.asked().await;

@@ -84,6 +84,8 @@ enum Unusable {
     Blank,
     #[error("the claim holds a control character")]
     Control,
+    #[error("the claim has a number of 2^53 or more that is no 64-bit integer, and is not known exactly")]
+    Inexact,
     #[error("the header would be larger than 8 KiB")]
     Large,
     #[error("the claim is an object, or a list that holds one, a list or null; list = \"json\" takes them")]
@@ -126,6 +128,7 @@ impl Identity {
     fn value(&self, claims: &Map<String, Value>) -> Result<Option<HeaderValue>, Unusable> {
         let Some(claim) = self.claim.find(claims).filter(|claim| !claim.is_null()) else { return Ok(None) };
         let text = match (&self.form, claim) {
+            (Form::Json, claim) if !is_exact(claim) => return Err(Unusable::Inexact),
             (Form::Json, claim) => ascii_json(claim),
             (Form::Join { .. }, Value::Array(list)) if list.is_empty() => return Ok(None),
             (Form::Join { separator, .. }, Value::Array(list)) => self.joined(list, separator)?,
@@ -156,6 +159,7 @@ impl Identity {
     fn element(&self, value: &Value, separator: &str) -> Result<String, Unusable> {
         let text = match value {
             Value::String(text) => text.clone(),
+            Value::Number(_) if !is_exact(value) => return Err(Unusable::Inexact),
             Value::Number(number) => number.to_string(),
             Value::Bool(flag) => flag.to_string(),
             Value::Null | Value::Array(_) | Value::Object(_) => return Err(Unusable::Nested),
@@ -173,6 +177,17 @@ impl Identity {
         Ok(percent_encoded(&text, |at, c| {
             !c.is_ascii() || c == '%' || separator.contains(c) || (c == ' ' && outer(at))
         }))
+    }
+}
+
+/// Whether each number in it is the one that stands in the token. What is no 64-bit integer was read as a float, and from
+/// 2^53 on a float stands for several whole numbers.
+fn is_exact(value: &Value) -> bool {
+    match value {
+        Value::Number(number) if number.is_f64() => number.as_f64().is_some_and(|float| float.abs() < TWO_53),
+        Value::Array(values) => values.iter().all(is_exact),
+        Value::Object(members) => members.values().all(is_exact),
+        _ => true,
     }
 }
 
@@ -217,6 +232,7 @@ fn secret_value(bytes: Vec<u8>) -> Result<HeaderValue, Denial> {
     Ok(value)
 }
 
+const TWO_53: f64 = 9_007_199_254_740_992.0;
 /// The largest value of an identity header, bytes.
 const LARGEST: usize = 8 * 1024;
 
@@ -271,6 +287,13 @@ mod tests {
             (json!("x".repeat(8192)), Ok(Some(&*"x".repeat(8192)))),
             (json!("x".repeat(8193)), Err(Unusable::Large)),
             (json!("é".repeat(1366)), Err(Unusable::Large)),
+            (json!(u64::MAX), Ok(Some("18446744073709551615"))),
+            (json!(i64::MIN), Ok(Some("-9223372036854775808"))),
+            (json!(0.5), Ok(Some("0.5"))),
+            (json!(-9_007_199_254_740_991.0), Ok(Some("-9007199254740991.0"))),
+            (json!(9_007_199_254_740_992.0), Err(Unusable::Inexact)),
+            (json!(-9_007_199_254_740_992.0), Err(Unusable::Inexact)),
+            (json!(["a", 1.234_567_890_123_456_8e22]), Err(Unusable::Inexact)),
         ];
         let percent = identity("sub", joined(","), Encoding::Percent);
         for (claim, expected) in table {
@@ -315,6 +338,34 @@ mod tests {
         let identity = identity("sub", form, Encoding::Percent);
         assert_eq!(said(&identity, &json!("user admin")), Ok(Some("user%20admin".to_owned())));
         assert_eq!(said(&identity, &json!(["user", "admin"])), Ok(Some("user admin".to_owned())));
+    }
+
+    #[test]
+    fn numbers_that_are_read_as_one_are_not_told_as_one() {
+        for form in [Form::Json, joined(",")] {
+            for (text, exact) in [
+                ("12345678901234567890123", false),
+                ("12345678901234567890124", false),
+                ("-9223372036854775809", false),
+                ("9007199254740993.0", false),
+                ("18446744073709551615", true),
+                ("9007199254740993", true),
+                ("0.1", true),
+            ] {
+                let identity = identity("sub", form.clone(), Encoding::Base64);
+                let list = format!("[{text},\"a\"]");
+                for claim in [text, &list] {
+                    let claims = crate::token::claims::json::object(
+                        &format!("{{\"sub\":{claim}}}"),
+                        crate::token::claims::json::Dates::Plain,
+                    );
+                    let said = identity.value(&claims.unwrap().members);
+                    assert_eq!(said.is_ok(), exact, "{claim}: {said:?}");
+                }
+            }
+        }
+        let json = identity("sub", Form::Json, Encoding::Percent);
+        assert_eq!(said(&json, &json!({"a": [{"b": [1, {"c": 1e300}]}]})), Err(Unusable::Inexact));
     }
 
     #[test]
