@@ -45,6 +45,30 @@ async fn each_rule_is_told_and_the_secret_is_not() {
 }
 
 #[tokio::test]
+async fn what_is_shown_is_what_stands_there_and_what_was_judged() {
+    let config = config("ws://127.0.0.1:9", "");
+    let token = |header: &str, claims: &str| {
+        [URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims), "c2ln".to_owned()].join(".")
+    };
+    for name in ["RawValue", "Number"] {
+        // Members that a library gives a meaning of its own.
+        let name = format!("$serde_json::private::{name}");
+        let claims = json!({ &name: "{\"sub\":\"trusted-admin\",\"n\":1}" }).to_string();
+        let (_, said) = inspect(&config, &token("{\"alg\":\"HS256\"}", &claims)).await;
+        assert!(said.contains(&format!("  \"{name}\": \"{{\\\"sub\\\":\\\"trusted-admin")), "{said}");
+        assert!(!said.contains("\"sub\":"), "{said}");
+    }
+    let (_, said) = inspect(&config, &token("{\"alg\":\"HS256\"}", "{\"sub\":\"ann\",\n\"sub\":\"admin\"}")).await;
+    assert!(said.contains("claims_duplicate_member"), "{said}");
+    assert!(said.contains("claims: not readable: a member stands twice in one object\n"), "{said}");
+    assert!(said.contains("  {\"sub\":\"ann\",\\u{a}\"sub\":\"admin\"}\n"), "{said}");
+    let (_, said) = inspect(&config, &token("swordfish", "{}")).await;
+    assert!(said.contains("header: not readable: not a JSON object\n  swordfish\n"), "{said}");
+    let (_, said) = inspect(&config, "!.e30.c2ln").await;
+    assert!(said.contains("header: not readable: base64url of UTF-8 is wanted"), "{said}");
+}
+
+#[tokio::test]
 async fn a_key_set_is_fetched_and_the_key_is_named() {
     let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("a key");
     let jwk = json!({"kty": "OKP", "crv": "Ed25519", "kid": "2026", "x": URL_SAFE_NO_PAD.encode(pair.der_bytes())});
