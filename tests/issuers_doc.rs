@@ -165,6 +165,12 @@ fn tokens() -> Vec<Row> {
     add("keycloak", Some("JWT"), keycloak(json!("account"), "web", "chat-user"), invalid);
     add("keycloak", Some("JWT"), keycloak(json!("chat"), "other", "chat-user"), forbidden);
     add("keycloak", Some("JWT"), keycloak(json!("chat"), "web", "guest"), forbidden);
+    // An ID token, as it comes, and of a client whose own name is the audience.
+    for (aud, expected) in [("web", invalid), ("chat", forbidden)] {
+        let mut id = keycloak(json!(aud), "web", "chat-user");
+        (id["typ"], id["nonce"], id["at_hash"]) = (json!("ID"), json!("n"), json!("h"));
+        add("keycloak", Some("JWT"), id, expected);
+    }
 
     let auth0 = |aud: Value| json!({"iss": "https://example.eu.auth0.com/", "aud": aud, "azp": "c", "scope": "openid"});
     let (ours, userinfo) = ("https://chat.example.com", "https://example.eu.auth0.com/userinfo");
@@ -176,7 +182,17 @@ fn tokens() -> Vec<Row> {
     let entra = |iss: String, scp: &str| json!({"iss": iss, "aud": api, "azp": "c", "scp": scp, "tid": tenant});
     let v2 = format!("https://login.microsoftonline.com/{tenant}/v2.0");
     add("entra", Some("JWT"), entra(v2.clone(), "access_as_user other"), None);
-    add("entra", Some("JWT"), entra(v2, "other"), forbidden);
+    add("entra", Some("JWT"), entra(v2.clone(), "other"), forbidden);
+    // ID tokens have the API's client ID as their `aud` where the page that signs in shares its registration.
+    let id = json!({"iss": v2, "aud": api, "tid": tenant, "nonce": "n", "ver": "2.0", "preferred_username": "ann@example.com",
+        "roles": ["Chat.Use"]});
+    add("entra", Some("JWT"), id.clone(), forbidden);
+    let app = |azp: &str, role: &str| json!({"iss": v2, "aud": api, "azp": azp, "azpacr": "1", "tid": tenant, "ver": "2.0", "roles": [role]});
+    let caller = "77777777-8888-9999-0000-111111111111";
+    add("entra-roles", Some("JWT"), app(caller, "Chat.Use"), None);
+    add("entra-roles", Some("JWT"), app(caller, "Other.Use"), forbidden);
+    add("entra-roles", Some("JWT"), app("another", "Chat.Use"), forbidden);
+    add("entra-roles", Some("JWT"), id, forbidden);
     add("entra", Some("JWT"), entra(format!("https://sts.windows.net/{tenant}/"), "access_as_user"), invalid);
 
     let pool = "https://cognito-idp.eu-central-1.amazonaws.com/eu-central-1_EXAMPLE";
@@ -203,9 +219,12 @@ fn tokens() -> Vec<Row> {
     add("cluster", None, cluster(server, "shop"), invalid);
 
     let client = "1234567890-abcdefg.apps.googleusercontent.com";
-    let google = |hd: Value| json!({"iss": "https://accounts.google.com", "aud": client, "azp": client, "hd": hd});
-    add("google", Some("JWT"), google(json!("example.com")), None);
-    add("google", Some("JWT"), google(Value::Null), forbidden);
+    let google =
+        |azp: &str, hd: Value| json!({"iss": "https://accounts.google.com", "aud": client, "azp": azp, "hd": hd});
+    add("google", Some("JWT"), google(client, json!("example.com")), None);
+    add("google", Some("JWT"), google(client, Value::Null), forbidden);
+    // A service account of anybody's project may ask for any `aud`; who asked is in `azp`.
+    add("google", Some("JWT"), google("112233445566778899001", json!("example.com")), forbidden);
 
     let issuer = "https://example.okta.com/oauth2/default";
     let okta = |scp: Value| json!({"iss": issuer, "aud": "api://default", "cid": "c", "ver": 1, "scp": scp});
@@ -214,11 +233,15 @@ fn tokens() -> Vec<Row> {
 
     let project = "123456789012345678";
     let zitadel = |aud: Value, role: &str| {
-        json!({"iss": "https://example.zitadel.cloud", "aud": aud,
+        json!({"iss": "https://example.zitadel.cloud", "aud": aud, "azp": "client",
             format!("urn:zitadel:iam:org:project:{project}:roles"): {role: {"234": "acme.example.zitadel.cloud"}}})
     };
     add("zitadel", None, zitadel(json!(["client", project]), "chat-user"), None);
     add("zitadel", None, zitadel(json!(["client", project]), "guest"), forbidden);
     add("zitadel", None, zitadel(json!(["client"]), "chat-user"), invalid);
+    // An ID token lists the project too, and has the roles if the application asks for them there; it has no `jti`.
+    let mut id = zitadel(json!(["client", project]), "chat-user");
+    (id["jti"], id["amr"], id["at_hash"]) = (Value::Null, json!(["pwd"]), json!("h"));
+    add("zitadel", None, id, forbidden);
     rows
 }
