@@ -647,3 +647,27 @@ async fn an_operator_need_not_wait_for_the_keys_of_a_reload() {
     assert_eq!(admin.ask("POST", "/drain", Some(json!({}))).await.0, 202);
     assert!(gateway.exit(Duration::from_secs(10)).await.success());
 }
+
+#[tokio::test]
+async fn a_file_that_has_changed_counts_with_the_reload() {
+    let (old, new) = (Signer::new("1"), Signer::new("2"));
+    let backend = Backend::echo().await;
+    let config = with_keys(&config(&backend.url(), ""), "jwks_file = \"jwks.json\"\non_key_removed = \"close\"");
+    let set = |key: &Signer| json!({"keys": [key.jwk()]}).to_string();
+    let first = set(&old);
+    let gateway = Gateway::start_with(&config, |command| {
+        let config = std::path::PathBuf::from(command.get_args().last().expect("its config"));
+        std::fs::write(config.with_file_name("jwks.json"), &first).expect("a file");
+    })
+    .await;
+    let mut live = admitted(&gateway, &old.token(MINUTE)).await;
+    // It has been looked at, and will not be for five seconds.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    std::fs::write(gateway.path("jwks.json"), set(&new)).expect("a file");
+    let start = now();
+    reload(&gateway, &config).await;
+    becomes(&gateway, &new, 101).await;
+    refused(&gateway, &old.token(MINUTE), 401, "token_invalid").await;
+    assert_eq!(live.frame().await.close_code(), (3000, "key removed"));
+    assert!(now().saturating_sub(start) < Duration::from_secs(3));
+}

@@ -240,7 +240,9 @@ impl Source {
         self.store.adopt(&older.store);
         // It counts as this config says, and a ceiling that was lowered counts at once.
         self.store.extend(self.until(success));
-        state.due = earlier(due, success.after(self.config.max_refresh));
+        // A file is looked at at once: it was read for this config, and may be another one by now.
+        let ceiling = if self.is_file() { Duration::ZERO } else { self.config.max_refresh };
+        state.due = earlier(due, success.after(ceiling));
         (state.failures, state.success, state.error) = (failures, Some(success), error);
         drop(state);
         // What was remembered of another set says nothing of this one. Nobody fetches yet.
