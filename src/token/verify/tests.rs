@@ -440,7 +440,8 @@ fn a_token_that_is_bound_to_a_key_or_tells_of_an_event_is_no_bearer_token() {
         (json!({"cnf": {}}), "cnf_present"),
         (json!({"cnf": null}), "cnf_present"),
         (json!({"events": {"http://schemas.openid.net/event/backchannel-logout": {}}}), "events_present"),
-        (json!({"events": null}), "events_present"),
+        (json!({"events": {}}), "events_present"),
+        (json!({"events": ["signed-up"]}), ""),
         (json!({"extra": {"cnf": {"jkt": "a"}, "events": {}}, "Cnf": 1}), ""),
     ];
     for (claims, expected) in rows {
