@@ -101,9 +101,7 @@ impl Source {
             Self::Issuer(issuer) => {
                 let issued = issuer.fetch().await?;
                 let mut fetched = Fetched::of(issued.token);
-                // A span needs no clock that agrees with the issuer's.
-                let told = issued.expires_in.map(|life| now.wall.saturating_add(life));
-                fetched.expires = told.or(fetched.expires);
+                fetched.expires = end(fetched.expires, issued.expires_in, now.wall);
                 return Ok(fetched);
             }
             Self::File(path) => {
@@ -130,6 +128,15 @@ impl Fetched {
         let subject = claims.get("sub").and_then(|sub| sub.as_str().map(str::to_owned));
         Self { token, expires, subject }
     }
+}
+
+/// When a token ends that was asked for at `asked`. A span needs no clock that agrees with the issuer's; but issuers count
+/// whole seconds, so that `exp` may be earlier by as much as is cut off.
+fn end(exp: Option<Wall>, life: Option<Duration>, asked: Wall) -> Option<Wall> {
+    let Some(life) = life else { return exp };
+    let least = life.saturating_sub(Duration::from_secs(1)).max(life / 2);
+    let [least, most] = [least, life].map(|life| asked.saturating_add(life));
+    Some(exp.map_or(most, |exp| exp.clamp(least, most)))
 }
 
 fn claims(token: &Token) -> Option<serde_json::Value> {
@@ -213,5 +220,22 @@ mod tests {
         let fixed = Source::Fixed(Token::new(TOKEN.into()));
         assert!(fixed.fetch(0, now).await.is_ok());
         assert!(matches!(fixed.fetch(1, now).await, Err(SourceError::UsedUp)));
+    }
+
+    #[test]
+    fn the_end_of_a_token_is_counted_from_when_it_was_asked_for() {
+        let at = |ms| Wall::from_epoch(Duration::from_millis(ms));
+        for (exp, life, ends) in [
+            (Some(109_400), Some(10), Some(109_400)),
+            (Some(80_000), Some(10), Some(109_000)),
+            (Some(900_000), Some(10), Some(110_000)),
+            (Some(80_000), Some(1), Some(100_500)),
+            (None, Some(10), Some(110_000)),
+            (Some(80_000), None, Some(80_000)),
+            (None, None, None),
+        ] {
+            let end = end(exp.map(at), life.map(Duration::from_secs), at(100_000));
+            assert_eq!(end, ends.map(at), "{exp:?} {life:?}");
+        }
     }
 }
