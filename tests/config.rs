@@ -276,6 +276,21 @@ fn the_name_of_a_key_in_a_file_does_nothing_to_a_terminal() {
 }
 
 #[test]
+fn what_a_key_file_calls_itself_does_nothing_to_a_terminal() {
+    let folder = Folder::new();
+    let label = "\u{1b}[2J\u{9b}2J\u{202e}KEY";
+    let pem = format!("-----BEGIN {label}-----\nAAAA\n-----END {label}-----\n");
+    std::fs::write(folder.0.path().join("certs/bad.pem"), pem).unwrap();
+    let minimal = std::fs::read_to_string(root().join("tests/config/valid/minimal.toml")).unwrap();
+    let text = minimal
+        .replace("HS256", "ES256")
+        .replace("secret_file = \"certs/token.secret\"", "pem_file = \"certs/bad.pem\"");
+    let problems = folder.parse("config.toml", &text).err().unwrap();
+    assert!(problems.contains("\\u{9b}2J\\u{202e}KEY"), "{problems}");
+    assert!(!problems.contains(|character: char| character != '\n' && character.is_control()), "{problems:?}");
+}
+
+#[test]
 fn a_certificate_that_has_expired_or_covers_no_host_of_a_route_is_noted() {
     let folder = Folder::new();
     let text =

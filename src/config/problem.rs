@@ -10,6 +10,8 @@ use std::ops::Range;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
+use crate::backend::printable;
+
 /// Where a value was typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -48,7 +50,9 @@ pub struct Problem {
 impl Problem {
     /// A mistake at `place`.
     pub fn new(place: &Place, message: impl Into<String>) -> Self {
-        Self { place: place.clone(), message: message.into(), label: String::new(), remedy: String::new(), other: None }
+        // It may repeat what stands in another file.
+        let message = printable(&message.into(), LONGEST_MESSAGE);
+        Self { place: place.clone(), message, label: String::new(), remedy: String::new(), other: None }
     }
 
     /// With this text at the caret.
@@ -276,6 +280,9 @@ pub(crate) fn suggest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>)
         None => format!("known here: {}", known.join(", ")),
     }
 }
+
+/// Characters.
+const LONGEST_MESSAGE: usize = 2000;
 
 #[cfg(test)]
 mod tests {
