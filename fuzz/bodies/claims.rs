@@ -104,7 +104,10 @@ impl Rules {
         }
         let in_time = |date: Option<u128>| date.is_none_or(|date| date <= NOW_NANOS + 5 * SECOND);
         let good = sane && end > NOW_NANOS && in_time(nbf) && in_time(iat);
-        (good && self.named(&json) && self.demanded(&json) && exact(&json, "iss") && exact(&json, "sub")).then_some(end)
+        // Bound to a key, or telling of an event: no token to come in with.
+        let bearer = json.get("cnf").is_none() && !matches!(json.get("events"), Some(Json::Object(_)));
+        (good && bearer && self.named(&json) && self.demanded(&json) && exact(&json, "iss") && exact(&json, "sub"))
+            .then_some(end)
     }
 
     fn named(self, json: &Json) -> bool {
