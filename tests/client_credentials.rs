@@ -175,8 +175,8 @@ async fn a_discovery_document_counts_only_for_exactly_the_issuer_that_was_named(
     assert!(stranger.asked().is_empty());
     // Exactly the right issuer, that would have the secret go out in clear.
     for (endpoint, told) in [
-        ("http://localhost:1/token", "its token endpoint has no TLS"),
-        ("http://other.example.com/token", "its token endpoint cannot be used: http:// is for this machine only"),
+        ("http://localhost:1/token", "its token_endpoint has no TLS"),
+        ("http://other.example.com/token", "its token_endpoint cannot be used: http:// is for this machine only"),
     ] {
         let careless = Origin::secure(&gateway.authority().leaf(&["localhost"]), move |call| async move {
             let own = format!("https://{}", call.header("host").expect("a host"));

@@ -77,28 +77,15 @@ async fn serve(file: &ConfigFile, config: Config) -> Result<(), Failure> {
     let running = App::start(config, clock).map_err(anyhow::Error::from)?;
     loop {
         tokio::select! {
-            name = terminations.next() => {
-                tracing::info!(signal = name, "leaving");
-                break;
-            }
-            () = running.asked_to_leave() => {
-                tracing::info!("leaving");
-                break;
-            }
+            () = told_to_leave(&mut terminations, &running) => break,
             heard = hangups.recv() => {
-                if heard.is_some() {
-                    // Key sets may have to be fetched; who wants to leave need not wait for them.
-                    tokio::select! {
-                        () = reload_into(&running, file.config.clone()) => {}
-                        name = terminations.next() => {
-                            tracing::info!(signal = name, "leaving");
-                            break;
-                        }
-                        () = running.asked_to_leave() => {
-                            tracing::info!("leaving");
-                            break;
-                        }
-                    }
+                if heard.is_none() {
+                    continue;
+                }
+                // Key sets may have to be fetched; who wants the gateway to leave need not wait for them.
+                tokio::select! {
+                    () = reload_into(&running, file.config.clone()) => {}
+                    () = told_to_leave(&mut terminations, &running) => break,
                 }
             }
         }
@@ -112,23 +99,20 @@ async fn serve(file: &ConfigFile, config: Config) -> Result<(), Failure> {
     }
 }
 
+/// Waits for a signal, or for an operator.
+async fn told_to_leave(terminations: &mut Terminations, running: &Running) {
+    tokio::select! {
+        name = terminations.next() => tracing::info!(signal = name, "leaving"),
+        () = running.asked_to_leave() => tracing::info!("leaving"),
+    }
+}
+
 /// Reads the config again and puts it into force; whatever is wrong goes to the log, and the old config goes on.
 async fn reload_into(running: &Running, path: PathBuf) {
     let shown = path.display().to_string();
     let loaded = tokio::task::spawn_blocking(move || config::load(&path, config::environment())).await;
-    let loaded = match loaded {
-        Ok(Ok(config)) => {
-            if let Err(missing) = running.prepare(&config).await {
-                running.reload_failed();
-                tracing::error!(config = %shown, error = %listed(&missing), "reload refused: the old config goes on");
-                return;
-            }
-            Ok(Ok(config))
-        }
-        other => other,
-    };
     match loaded {
-        Ok(Ok(config)) => match running.reload(config) {
+        Ok(Ok(config)) => match replace(running, config).await {
             Ok(notes) => {
                 for note in notes {
                     tracing::warn!("reload: {note}");
@@ -153,6 +137,12 @@ async fn reload_into(running: &Running, path: PathBuf) {
             tracing::error!(config = %shown, %error, "reload failed: the old config goes on");
         }
     }
+}
+
+/// Puts a config in force, with the keys that must be there.
+async fn replace(running: &Running, config: Config) -> anyhow::Result<Vec<String>> {
+    running.prepare(&config).await.map_err(|missing| anyhow!("{}", listed(&missing)))?;
+    Ok(running.reload(config)?)
 }
 
 fn listed(missing: &[Missing]) -> String {

@@ -7,7 +7,7 @@ use super::files::Context;
 use super::problem::{Placed, Problem, suggest};
 use super::server::{duration, positive};
 use super::upstreams::roots;
-use crate::fetch::{Fetcher, Url};
+use crate::fetch::{Fetcher, Url, discovery};
 use crate::jwks::{Config, Origin};
 use crate::secret;
 use crate::token::keys::SetRules;
@@ -94,11 +94,10 @@ fn origin(typed: &file::Issuer, context: &Context<'_>) -> Result<Option<Origin>,
     if key == "jwks_url" {
         return Ok(Some(Origin::Url(url)));
     }
-    if let Err(error) = url.join_path("/.well-known/openid-configuration") {
+    let document = discovery::document(&url).map_err(|error| {
         let problem = Problem::new(&first.place, format!("`discovery` cannot be used: {error}"));
         context.add(problem.remedy("it is the issuer's URL, as its tokens name it in `iss`"));
-        return Err(());
-    }
+    })?;
     if first.value.contains("/.well-known/") {
         let problem = Problem::new(&first.place, "`discovery` is the URL of the document, not of the issuer");
         context.add(problem.remedy("end it before /.well-known/"));
@@ -111,7 +110,7 @@ fn origin(typed: &file::Issuer, context: &Context<'_>) -> Result<Option<Origin>,
         ));
         return Err(());
     }
-    Ok(Some(Origin::Discovery(url, first.value.clone())))
+    Ok(Some(Origin::Discovery(document, first.value.clone())))
 }
 
 /// What fetches the set, and the hash of what it trusts.

@@ -3,8 +3,9 @@
 //! Owns one exchange at a time, over a connection of its own that is not kept. The whole of it, redirects and all, is
 //! bounded in time, and its answer in size. Nothing else than this machine is asked without TLS, no other origin is
 //! followed to, and no variable of the environment (`HTTPS_PROXY` and the like) is heeded. What an answer means is
-//! its caller's part.
+//! its caller's part, but for discovery documents.
 
+pub mod discovery;
 mod exchange;
 pub mod form;
 mod url;

@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
+use crate::fetch::discovery::{self, DiscoveryError, Why};
 use crate::fetch::{FetchError, Fetched, Fetcher, Url, UrlError, form};
 use crate::secret::{SHOWN_TOKEN, Secret, Token, mask_tokens};
 
@@ -33,7 +34,7 @@ pub enum Endpoint {
 impl Endpoint {
     /// The one that the issuer with this URL names (OpenID Connect Discovery, section 4).
     pub fn discovered(issuer: &str) -> Result<Self, UrlError> {
-        let document = Url::parse(issuer)?.join_path(DISCOVERY)?;
+        let document = discovery::document(&Url::parse(issuer)?)?;
         Ok(Self::Discovered { issuer: issuer.to_owned(), document })
     }
 }
@@ -96,12 +97,9 @@ pub enum TokenError {
     /// No answer.
     #[error("{0}: {1}")]
     Fetch(String, FetchError),
-    /// The discovery document is another issuer's.
-    #[error("{0}: it is of the issuer {1}, and that is not exactly the one that was named")]
-    Issuer(String, String),
-    /// The token endpoint that the document names cannot be asked.
-    #[error("{0}: its token endpoint cannot be used: {1}")]
-    Endpoint(String, UrlError),
+    /// The discovery document does not say where to ask.
+    #[error(transparent)]
+    Discovery(DiscoveryError),
     /// The issuer said no.
     #[error("{place}: refused with {status}{said}")]
     Refused {
@@ -144,27 +142,12 @@ impl TokenEndpoint {
 
     /// The token endpoint, as the issuer's own document names it.
     async fn discover(&self, issuer: &str, document: &Url) -> Result<Url, TokenError> {
-        let place = || format!("the discovery document {document}");
-        let fetched = self.fetcher.get(document, accept_json(), MAX_ANSWER).await;
-        let fetched = fetched.map_err(|error| TokenError::Fetch(place(), error))?;
-        if fetched.status != StatusCode::OK {
-            return Err(self.refused(place(), &fetched));
-        }
-        let answer = object(&fetched).ok_or_else(|| TokenError::Answer(place(), NO_JSON))?;
-        let word = |name| answer.get(name).and_then(Value::as_str);
-        match word("issuer") {
-            Some(said) if said == issuer => {}
-            Some(said) => return Err(TokenError::Issuer(place(), self.printable(said))),
-            None => return Err(TokenError::Answer(place(), "it names no issuer")),
-        }
-        let endpoint = word("token_endpoint");
-        let endpoint = endpoint.ok_or_else(|| TokenError::Answer(place(), "it names no token endpoint"))?;
-        let url = Url::parse(endpoint).map_err(|error| TokenError::Endpoint(place(), error))?;
-        // The secret does not go out in clear because a document from elsewhere says so.
-        if document.is_secure() && !url.is_secure() {
-            return Err(TokenError::Answer(place(), "its token endpoint has no TLS"));
-        }
-        Ok(url)
+        let found = self.fetcher.discover(document, issuer, "token_endpoint", accept_json()).await;
+        found.map_err(|error| match &*error.why {
+            // What it said of it, and when to come again.
+            Why::Refused(fetched) => self.refused(format!("the discovery document {document}"), fetched),
+            _ => TokenError::Discovery(error),
+        })
     }
 
     async fn ask(&self, url: &Url) -> Result<Issued, TokenError> {
@@ -266,8 +249,6 @@ fn encoded_pair(id: &str, secret: &str) -> Zeroizing<String> {
     Zeroizing::new(STANDARD.encode(pair.as_bytes()))
 }
 
-/// After the issuer's URL.
-const DISCOVERY: &str = "/.well-known/openid-configuration";
 /// Bytes; more than any token that a gateway takes.
 const MAX_ANSWER: usize = 128 * 1024;
 /// Characters.

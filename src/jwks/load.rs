@@ -4,14 +4,13 @@ use std::path::Path;
 
 use http::header::{AUTHORIZATION, ETAG, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use serde_json::Value;
 use tokio::io::AsyncReadExt as _;
 use zeroize::Zeroizing;
 
 use super::{Config, Origin};
 use crate::clock::Mono;
-use crate::fetch::{FetchError, Fetched, Fetcher, Url, UrlError};
-use crate::token::claims::json::{Dates, object};
+use crate::fetch::discovery::DiscoveryError;
+use crate::fetch::{FetchError, Fetched, Url};
 use crate::token::keys::KeyError;
 
 /// Why there is no newer set.
@@ -20,9 +19,12 @@ pub enum LoadError {
     /// The file with the bearer token cannot be read, or what is in it is none.
     #[error("the bearer token in {0} cannot be used: {1}")]
     Bearer(String, String),
-    /// The discovery document is none.
-    #[error("the discovery document {0}")]
-    Discovery(String),
+    /// The discovery document does not say where the set is.
+    #[error(transparent)]
+    Discovery(#[from] DiscoveryError),
+    /// There is no way to fetch it.
+    #[error("nothing can be fetched for this issuer")]
+    NoFetcher,
     /// It cannot be fetched.
     #[error(transparent)]
     Fetch(#[from] FetchError),
@@ -69,11 +71,11 @@ pub(super) async fn load(config: &Config, memory: &mut Memory, now: Mono) -> Res
             return Ok(Loaded::Set(read(path, LARGEST).await.map_err(LoadError::File)?, HeaderMap::new()));
         }
         (Origin::Url(url), Some(fetcher)) => (url.clone(), fetcher),
-        (Origin::Discovery(issuer, name), Some(fetcher)) => {
+        (Origin::Discovery(document, name), Some(fetcher)) => {
             let known = memory.found.as_ref().filter(|(_, at)| now.saturating_since(*at) < config.max_refresh);
             let url = match known {
                 Some((url, _)) => url.clone(),
-                None => discover(config, fetcher, issuer, name).await?,
+                None => fetcher.discover(document, name, "jwks_uri", headers(config, document).await?).await?,
             };
             if known.is_none() {
                 // What was remembered of another place says nothing of this one.
@@ -83,14 +85,14 @@ pub(super) async fn load(config: &Config, memory: &mut Memory, now: Mono) -> Res
             }
             (url, fetcher)
         }
-        (_, None) => return Err(LoadError::Discovery("cannot be fetched".to_owned())),
+        (_, None) => return Err(LoadError::NoFetcher),
     };
     let mut headers = headers(config, &url).await?;
     if let Some(etag) = &memory.etag {
         headers.insert(IF_NONE_MATCH, etag.clone());
     }
     // An issuer elsewhere has no business on this machine, whatever the name of its keys resolves to.
-    let far = matches!(&config.origin, Origin::Discovery(issuer, _) if !issuer.is_loopback());
+    let far = matches!(&config.origin, Origin::Discovery(document, _) if !document.is_loopback());
     let fetcher = if far { fetcher.elsewhere() } else { fetcher.clone() };
     let Fetched { status, headers, body } = fetcher.get(&url, headers, LARGEST).await?;
     match status {
@@ -101,35 +103,6 @@ pub(super) async fn load(config: &Config, memory: &mut Memory, now: Mono) -> Res
         StatusCode::NOT_MODIFIED if memory.etag.is_some() => Ok(Loaded::Same(headers)),
         status => Err(LoadError::Status(url, status)),
     }
-}
-
-/// Where the keys are, by the issuer's discovery document (OpenID Connect Discovery 1.0, section 4).
-async fn discover(config: &Config, fetcher: &Fetcher, issuer: &Url, name: &str) -> Result<Url, LoadError> {
-    let bad = |error: UrlError| LoadError::Discovery(format!("cannot be asked for: {error}"));
-    let url = issuer.join_path("/.well-known/openid-configuration").map_err(bad)?;
-    let fetched = fetcher.get(&url, headers(config, &url).await?, LARGEST_DOCUMENT).await?;
-    if fetched.status != StatusCode::OK {
-        return Err(LoadError::Status(url, fetched.status));
-    }
-    let wrong = |what: String| LoadError::Discovery(format!("{url} {what}"));
-    let text = std::str::from_utf8(&fetched.body).map_err(|_| wrong("is not UTF-8".to_owned()))?;
-    let document = object(text, Dates::Plain).map_err(|error| wrong(format!("cannot be used: {error}")))?.members;
-    match document.get("issuer").and_then(Value::as_str) {
-        // Section 4.3: exactly.
-        Some(said) if said == name => {}
-        Some(said) => {
-            let said: String = said.chars().take(200).flat_map(char::escape_debug).collect();
-            return Err(wrong(format!("names another issuer: \"{said}\", not \"{name}\"")));
-        }
-        None => return Err(wrong("names no issuer".to_owned())),
-    }
-    let keys = document.get("jwks_uri").and_then(Value::as_str).ok_or_else(|| wrong("has no jwks_uri".to_owned()))?;
-    let keys = Url::parse(keys).map_err(|error| wrong(format!("has a jwks_uri that cannot be used: {error}")))?;
-    // An issuer elsewhere has no business on this machine.
-    if keys.is_loopback() && !issuer.is_loopback() {
-        return Err(wrong("has a jwks_uri on this machine".to_owned()));
-    }
-    Ok(keys)
 }
 
 /// What is shown where `url` is asked for.
@@ -157,10 +130,13 @@ async fn headers(config: &Config, url: &Url) -> Result<HeaderMap, LoadError> {
 /// A file of at most `most` bytes.
 async fn read(path: &Path, most: usize) -> std::io::Result<Vec<u8>> {
     // One that blocks whoever opens it is not opened.
-    if !tokio::fs::metadata(path).await?.is_file() {
+    let metadata = tokio::fs::metadata(path).await?;
+    if !metadata.is_file() {
         return Err(std::io::Error::other("it is no regular file"));
     }
-    let mut bytes = Vec::new();
+    // A buffer that need not grow: growing leaves copies of a secret behind that nobody wipes.
+    let length = usize::try_from(metadata.len()).unwrap_or(usize::MAX).min(most);
+    let mut bytes = Vec::with_capacity(length.saturating_add(1));
     let file = tokio::fs::File::open(path).await?;
     file.take(most as u64 + 1).read_to_end(&mut bytes).await?;
     if bytes.len() > most {
@@ -171,8 +147,6 @@ async fn read(path: &Path, most: usize) -> std::io::Result<Vec<u8>> {
 
 /// Bytes of a set.
 const LARGEST: usize = 512 * 1024;
-/// Bytes of a discovery document.
-const LARGEST_DOCUMENT: usize = 128 * 1024;
 /// Bytes of a bearer token.
 const LARGEST_BEARER: usize = 16 * 1024;
 const LONGEST_ETAG: usize = 256;

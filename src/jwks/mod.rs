@@ -35,7 +35,8 @@ pub enum Origin {
     File(PathBuf),
     /// A URL.
     Url(Url),
-    /// The `jwks_uri` of the issuer's OIDC discovery document; the text is the `iss` that the document must name.
+    /// The `jwks_uri` of the issuer's OIDC discovery document at this URL; the text is the issuer's own, which the document
+    /// must name.
     Discovery(Url, String),
 }
 
@@ -43,7 +44,8 @@ impl std::fmt::Display for Origin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::File(path) => write!(f, "{}", path.display()),
-            Self::Url(url) | Self::Discovery(url, _) => write!(f, "{url}"),
+            Self::Url(url) => write!(f, "{url}"),
+            Self::Discovery(_, issuer) => f.write_str(issuer),
         }
     }
 }

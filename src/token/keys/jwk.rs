@@ -41,14 +41,13 @@ pub(super) fn read_set(json: &[u8], rules: &SetRules) -> Result<(Vec<Key>, JwkSe
     for (index, member) in members.iter().enumerate() {
         let kid = member.get("kid").and_then(Value::as_str).map(str::to_owned);
         let uses = read_member(member, rules, secrets).and_then(|uses| {
-            let crowded = uses.iter().any(|(algorithm, _)| is_crowded(&keys, *algorithm, kid.as_deref()));
+            let crowded = uses.uses.iter().any(|(algorithm, _)| is_crowded(&keys, *algorithm, kid.as_deref()));
             let reason = || KeyError(format!("tokens would be tried with {MAX_TRIES} keys before it: give keys a kid"));
             if crowded { Err(reason()) } else { Ok(uses) }
         });
         match uses {
-            Ok(uses) => {
+            Ok(Usable { uses, thumbprint }) => {
                 for (algorithm, check) in uses {
-                    let thumbprint = Some(thumbprint(member));
                     report.loaded.push(LoadedJwk { algorithm, kid: kid.clone() });
                     keys.push(Key {
                         algorithm,
@@ -92,8 +91,15 @@ struct Secrets {
     meant: bool,
 }
 
-/// The algorithms that a member counts for: one, but for an Ed25519 key that names none, since that has two names.
-fn read_member(member: &Value, rules: &SetRules, secrets: Secrets) -> Result<Vec<(Algorithm, Check)>, KeyError> {
+/// A member that is a key for signatures.
+struct Usable {
+    /// What it counts for: one algorithm, but for an Ed25519 key that names none, since that has two names.
+    uses: Vec<(Algorithm, Check)>,
+    /// Its JWK thumbprint.
+    thumbprint: Option<[u8; 32]>,
+}
+
+fn read_member(member: &Value, rules: &SetRules, secrets: Secrets) -> Result<Usable, KeyError> {
     let Value::Object(jwk) = member else { return Err(skip("it is not an object")) };
     if !matches!(jwk.get("kid"), None | Some(Value::String(_))) {
         return Err(skip("its kid is not a string"));
@@ -130,7 +136,10 @@ fn read_member(member: &Value, rules: &SetRules, secrets: Secrets) -> Result<Vec
             return Err(KeyError(format!("its kty is oct, but its alg {algorithm} needs {}", algorithm.wants())));
         }
         check_listed(algorithm, rules)?;
-        return Ok(vec![(algorithm, Check::from_secret(algorithm, &secret)?)]);
+        let uses = vec![(algorithm, Check::from_secret(algorithm, &secret)?)];
+        // RFC 7638, section 3.2; what is decoded here has one spelling.
+        let json = Zeroizing::new(format!(r#"{{"k":"{}","kty":"oct"}}"#, text(jwk, "k")?));
+        return Ok(Usable { uses, thumbprint: Some(secret::sha256(json.as_bytes())) });
     }
     let (material, fitting) = public_key(jwk, kty)?;
     let pinned = match named {
@@ -140,7 +149,8 @@ fn read_member(member: &Value, rules: &SetRules, secrets: Secrets) -> Result<Vec
     for algorithm in &pinned {
         check_listed(*algorithm, rules)?;
     }
-    pinned.into_iter().map(|algorithm| Ok((algorithm, Check::from_material(algorithm, &material)?))).collect()
+    let uses = pinned.into_iter().map(|algorithm| Ok((algorithm, Check::from_material(algorithm, &material)?)));
+    Ok(Usable { uses: uses.collect::<Result<_, KeyError>>()?, thumbprint: material.thumbprint() })
 }
 
 /// What a key that names no algorithm counts for: the one that fits; of several, the one that the issuer's list has.
@@ -199,26 +209,6 @@ fn public_key(jwk: &Map<String, Value>, kty: &str) -> Result<(Material, &'static
         },
         _ => Err(skip("its kty is not RSA, EC, OKP or oct")),
     }
-}
-
-/// The JWK thumbprint (RFC 7638, section 3) of a key that was found good, with SHA-256.
-fn thumbprint(member: &Value) -> [u8; 32] {
-    // Every member that any kind requires, in their order; `member` has those of its own kind, all of them strings.
-    let required = ["crv", "e", "k", "kty", "n", "x", "y"];
-    let present = required.into_iter().filter_map(|name| Some((name, member.get(name)?)));
-    let of_kind = present.filter(|(name, _)| match member.get("kty").and_then(Value::as_str) {
-        Some("RSA") => ["e", "kty", "n"].contains(name),
-        Some("EC") => ["crv", "kty", "x", "y"].contains(name),
-        Some("OKP") => ["crv", "kty", "x"].contains(name),
-        _ => ["k", "kty"].contains(name),
-    });
-    // One key has one thumbprint, however many zeros stand before its numbers.
-    let canonical = |name: &str, value: &Value| match value.as_str().map(|text| URL_SAFE_NO_PAD.decode(text)) {
-        Some(Ok(bytes)) if ["n", "e"].contains(&name) => URL_SAFE_NO_PAD.encode(without_leading_zeros(&bytes)).into(),
-        _ => value.clone(),
-    };
-    let text: Vec<String> = of_kind.map(|(name, value)| format!("\"{name}\":{}", canonical(name, value))).collect();
-    secret::sha256(Zeroizing::new(format!("{{{}}}", text.join(","))).as_bytes())
 }
 
 const RSA: [Algorithm; 6] =

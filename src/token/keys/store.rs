@@ -158,15 +158,6 @@ impl KeyStore {
         self.fixed.keys.len() + self.set(now).map_or(0, |set| set.ring.keys.len())
     }
 
-    /// The algorithms that a token may name, as far as keys are there.
-    pub fn algorithms(&self, now: Now) -> Vec<Algorithm> {
-        let set = self.set(now);
-        let known = |algorithm: &Algorithm| {
-            self.fixed.allows(*algorithm) || set.as_ref().is_some_and(|set| set.ring.allows(*algorithm))
-        };
-        Algorithm::ALL.into_iter().filter(known).collect()
-    }
-
     /// Whether a newer set could hold the key of a token that none here has signed: the set is not there, or has no key of
     /// the name, or the token names none.
     pub(in crate::token) fn may_come(&self, algorithm: Algorithm, kid: Option<&str>, set: Option<&KeySet>) -> bool {
@@ -284,9 +275,9 @@ mod tests {
         let store = KeyStore::with_set("a".into(), KeyRing::default(), false);
         install(&store, &[key(Algorithm::ES256, "1")], Some(at(10)));
         assert_eq!(count(&store, Algorithm::ES256, Some("1"), at(9)), 1);
-        assert!(store.is_empty(at(10)) && store.len(at(10)) == 0 && store.algorithms(at(10)).is_empty());
+        assert!(store.is_empty(at(10)) && store.len(at(10)) == 0);
         store.extend(Some(at(20)));
-        assert_eq!((store.len(at(19)), store.algorithms(at(19))), (1, vec![Algorithm::ES256]));
+        assert_eq!(store.len(at(19)), 1);
         assert!(store.is_empty(at(20)));
         for suspended in [Now { wall: at(20).wall, ..at(11) }, Now { mono: at(20).mono, ..at(11) }] {
             assert!(store.is_empty(suspended), "either clock counts");
