@@ -104,7 +104,7 @@ const PERMITS: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn gate(route: Route, certificates: Option<Vec<CertificateFiles>>) -> Gate {
-    let config = listen::Config { name: "test".into(), address: ([127, 0, 0, 1], 0).into(), certificates };
+    let config = listen::Config { name: "test".into(), address: ([127, 0, 0, 1], 0).into(), certificates, http2: true };
     let listener = Listener::bind(&config).unwrap();
     let clock = Clock::system();
     let (registry, tracker, shutdown) = (Registry::new(&clock), TaskTracker::new(), CancellationToken::new());
@@ -498,7 +498,9 @@ async fn more_connections_than_permits_wait_and_are_served_when_one_ends() {
 #[tokio::test]
 async fn a_port_in_use_is_named() {
     let (_taken, address) = service().await;
-    let error = Listener::bind(&listen::Config { name: "public".into(), address, certificates: None }).err().unwrap();
+    let error = Listener::bind(&listen::Config { name: "public".into(), address, certificates: None, http2: true })
+        .err()
+        .unwrap();
     let text = error.to_string();
     assert!(text.contains("`public`") && text.contains(&address.to_string()), "{text}");
     assert!(text.contains("another program listens"), "{text}");

@@ -97,6 +97,7 @@ pub(super) struct Listener {
     pub(super) key: Key<String>,
     pub(super) more_certificates: Vec<Certificate>,
     pub(super) plaintext: Key<bool>,
+    pub(super) http2: Key<bool>,
 }
 
 /// One of `more_certificates`.
@@ -267,6 +268,7 @@ fn listener(mut s: Section<'_>) -> Listener {
         key: s.text("key", "\"certs/key.pem\""),
         more_certificates: more.into_iter().map(certificate).collect(),
         plaintext: s.boolean("plaintext"),
+        http2: s.boolean("http2"),
     };
     s.finish();
     listener

@@ -135,7 +135,8 @@ pub(super) fn listeners(typed: &[file::Listener], context: &Context<'_>) -> (Vec
         }
         addresses.insert(parsed, address.place.clone());
         if let Some(name) = name {
-            listeners.push(listen::Config { name, address: parsed, certificates });
+            let http2 = typed.http2.as_ref().is_none_or(|http2| http2.value);
+            listeners.push(listen::Config { name, address: parsed, certificates, http2 });
         }
     }
     (listeners, leaves)

@@ -136,7 +136,7 @@ impl Newcomer {
         let Self { shared, request, expected, mut place } = self;
         let Upgrade { visit, route, client, .. } = &request.upgrade;
         let (visit, route) = (visit.clone(), route.clone());
-        let (wire, early) = match forward::take_back(client.clone()).await {
+        let (wire, early) = match client.clone().take_back().await {
             Ok(taken) => taken,
             Err(detail) => {
                 shared.metrics.upgrade(visit.route.get(), Some("client_lost"));

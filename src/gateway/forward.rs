@@ -11,20 +11,17 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{HeaderName, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
-use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tower::Service;
 
 use crate::admission::Admitted;
 use crate::clock::{Clock, Mono, Now};
 use crate::gateway::authenticate::Tokenless;
+use crate::gateway::client::Client;
 use crate::gateway::headers::{self, Hop};
 use crate::gateway::rejection::Rejection;
 use crate::gateway::route::Route;
@@ -39,7 +36,7 @@ use crate::stream::{CloseReason, Deadline, Signal};
 use crate::token::marks::Kind;
 use crate::token::{Denial, Grant, Public};
 use crate::upstream::{self, Answer, Switched};
-use crate::wire::{Socket, server};
+use crate::wire::Socket;
 use crate::ws::{Extensions, handshake};
 
 /// See the module.
@@ -268,7 +265,7 @@ fn passed_on(answer: Response<Bytes>) -> Response<Body> {
 
 /// A stream whose `101` is under way to the client.
 struct Beginning {
-    client: OnUpgrade,
+    client: Client,
     socket: Socket,
     early: Bytes,
     settings: relay::Settings,
@@ -300,7 +297,7 @@ pub(super) fn begin(
 /// Waits until the `101` is sent, and makes the relay.
 async fn opening(beginning: Beginning, clock: Clock, began: Mono) -> Option<Opened> {
     let Beginning { client, socket, early, settings, guard } = beginning;
-    match take_back(client).await {
+    match client.take_back().await {
         Ok((downstream, from_client)) => {
             let early = Early { from_client, from_upstream: early, judged: false };
             Some((Box::pin(relay::run(downstream, socket, &early, settings, guard, clock)), began))
@@ -318,30 +315,6 @@ async fn opening(beginning: Beginning, clock: Clock, began: Mono) -> Option<Open
         }
     }
 }
-
-/// The client's connection once its `101` is sent, and what hyper had read ahead; an error says what became of it.
-pub(super) async fn take_back(client: OnUpgrade) -> Result<(Socket, Bytes), &'static str> {
-    match tokio::time::timeout(SENDING, client).await {
-        Ok(Ok(upgraded)) => taken_back(upgraded).ok_or("the connection cannot be taken back"),
-        Ok(Err(_)) => Err("the client went away"),
-        Err(_) => Err("the client did not take the 101"),
-    }
-}
-
-/// The client's connection, and what hyper had read ahead: a copy of it, usually nothing, since the original would keep
-/// hyper's whole read buffer alive.
-fn taken_back(upgraded: Upgraded) -> Option<(Socket, Bytes)> {
-    match upgraded.downcast::<TokioIo<server::Stream>>() {
-        Ok(parts) => Some((parts.io.into_inner().into(), Bytes::copy_from_slice(&parts.read_buf))),
-        Err(upgraded) => {
-            let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
-            Some((parts.io.into_inner().into(), Bytes::copy_from_slice(&parts.read_buf)))
-        }
-    }
-}
-
-/// How long a client may take to take the `101`.
-const SENDING: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {

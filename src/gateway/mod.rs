@@ -6,6 +6,7 @@
 
 pub mod address;
 pub mod authenticate;
+pub mod client;
 pub mod door;
 pub mod endpoint;
 pub mod first_message;
@@ -158,6 +159,11 @@ impl Gateway {
         let rules = self.shared.rules.load();
         let gone = |name: &str| rules.routes.iter().all(|route| *route.name != *name);
         self.shared.waiting.end_where(gone, CloseReason::RouteGone, Duration::ZERO);
+    }
+
+    /// The clock that it goes by.
+    pub fn clock(&self) -> &Clock {
+        &self.shared.clock
     }
 
     /// Whether it is leaving.

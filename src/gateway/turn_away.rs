@@ -14,11 +14,10 @@ use std::task::{Context, Poll};
 use futures_util::future::Either;
 use http::header::SEC_WEBSOCKET_PROTOCOL;
 use http::{HeaderValue, Response, StatusCode};
-use hyper::upgrade::OnUpgrade;
 use tower::Service;
 
+use crate::gateway::client;
 use crate::gateway::door::{Door, Leave};
-use crate::gateway::forward::take_back;
 use crate::gateway::rejection::Rejection;
 use crate::gateway::route::{Reject, Route, Routed};
 use crate::gateway::{Body, Shared, Visit};
@@ -71,7 +70,7 @@ struct Client {
     visit: Arc<Visit>,
     route: Arc<Route>,
     address: IpAddr,
-    upgrade: OnUpgrade,
+    connection: client::Client,
     key: Key,
     subprotocol: Option<String>,
 }
@@ -86,13 +85,13 @@ impl Client {
         let headers = request.headers();
         let key = handshake::check_request(request.method(), request.version(), headers).ok()?;
         let subprotocol = carrier::answerable(&route.carriers, headers, None).ok()?;
-        let upgrade = request.extensions().get::<OnUpgrade>()?.clone();
+        let connection = client::Client::of(request)?;
         let address = visit.client(headers);
-        Some(Self { visit: visit.clone(), route: route.clone(), address, upgrade, key, subprotocol })
+        Some(Self { visit: visit.clone(), route: route.clone(), address, connection, key, subprotocol })
     }
 
     fn turn_away(self, shared: &Arc<Shared>, rejection: Rejection) -> Result<Response<Body>, Rejection> {
-        let Self { visit, route, address, upgrade, key, subprotocol } = self;
+        let Self { visit, route, address, connection, key, subprotocol } = self;
         let Some(close) = rejection.close(&route.codes) else { return Err(rejection) };
         let mut response = switching(&key, subprotocol.as_deref());
         response.extensions_mut().insert(rejection);
@@ -100,7 +99,7 @@ impl Client {
         let mut place = shared.wait(&visit, &route, address);
         shared.tracker.spawn(Box::pin(async move {
             // Whoever goes away before has no use for a Close.
-            let Ok((wire, early)) = take_back(upgrade).await else { return };
+            let Ok((wire, early)) = connection.take_back().await else { return };
             let (door, frame) = (Door::new(wire, early, 0), close.frame(None));
             place.unless_crowded(door.leave(&frame, Leave::First, route.limits.close_timeout)).await;
             drop(visit);

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Uri};
-use hyper::upgrade::OnUpgrade;
 
 use crate::gateway::Visit;
+use crate::gateway::client::Client;
 use crate::gateway::origin::Welcome;
 use crate::gateway::rejection::Rejection;
 use crate::gateway::route::{Route, Routed};
-use crate::ws::handshake::{self, Key};
+use crate::ws::handshake::{self, Key, RequestError};
 
 /// A WebSocket handshake that a route takes. Its token has not been looked for.
 pub struct Upgrade {
@@ -20,15 +20,15 @@ pub struct Upgrade {
     pub(super) target: Uri,
     pub(super) headers: HeaderMap,
     pub(super) key: Key,
-    /// Gives the client's connection once the `101` is sent.
-    pub(super) client: OnUpgrade,
+    /// Gives what the stream runs over once the `101` is sent.
+    pub(super) client: Client,
 }
 
 /// Lets a request through if it is a WebSocket handshake (RFC 6455, section 4.2.1).
 pub fn check(welcome: Welcome) -> Result<Upgrade, Rejection> {
-    let Routed { visit, route, host, mut request } = welcome.into_routed();
+    let Routed { visit, route, host, request } = welcome.into_routed();
     let key = handshake::check_request(request.method(), request.version(), request.headers())?;
-    let client = hyper::upgrade::on(&mut request);
+    let client = Client::of(&request).ok_or(RequestError::NotAnUpgrade)?;
     let (head, ()) = request.into_parts();
     Ok(Upgrade { visit, route, host, target: head.uri, headers: head.headers, key, client })
 }

@@ -22,7 +22,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::gateway::{Gateway, Peer};
 use crate::listen::Settings;
-use crate::listen::tls::Tls;
+use crate::listen::http2;
+use crate::listen::tls::{HTTP2, Tls};
 use crate::listen::turns::in_turn;
 use crate::names::field;
 use crate::wire::server::{self, Accepted};
@@ -59,6 +60,9 @@ impl Connection {
         match accepted {
             Ok(Ok(Accepted { stream, server_name })) => {
                 let peer = Peer { address, tls: Some(tls.presented(server_name.as_deref())), permit };
+                if server::protocol(&stream) == Some(HTTP2) {
+                    return http2::serve(stream, peer.into(), gateway, settings, shutdown).await;
+                }
                 http(stream, peer.into(), gateway, settings, shutdown, overdue).await;
             }
             Ok(Err(error)) => tracing::debug!({ field::PEER } = %address, %error, "no TLS with the client"),
@@ -171,7 +175,7 @@ async fn stuck(mut work: watch::Receiver<bool>, limit: Duration) {
 }
 
 /// How long a client may take to take a reply.
-const TAKING_A_REPLY: Duration = Duration::from_secs(10);
+pub(super) const TAKING_A_REPLY: Duration = Duration::from_secs(10);
 /// hyper's least buffer, bytes.
 const SMALLEST_HEAD: usize = 8192;
 

@@ -7,6 +7,7 @@ pub mod certificates;
 pub mod selfsigned;
 mod connection;
 pub mod error;
+mod http2;
 pub mod tls;
 mod turns;
 pub mod validity;
@@ -39,6 +40,8 @@ pub struct Config {
     pub address: SocketAddr,
     /// Certificates, the first one for clients that send no SNI; `None` for a plaintext listener.
     pub certificates: Option<Vec<CertificateFiles>>,
+    /// Whether clients may speak HTTP/2; on a plaintext listener never.
+    pub http2: bool,
 }
 
 /// A certificate chain and its key, in PEM files.
@@ -184,7 +187,7 @@ impl ListenerHandle {
     /// Loads and checks the certificates that `config` names, without putting them in use.
     pub fn prepare(&self, config: &Config) -> Result<Prepared, ListenError> {
         let files = config.certificates.as_deref();
-        files.map(|files| Tls::load(files, &self.0.tickets).map(Arc::new)).transpose().map(Prepared)
+        files.map(|files| Tls::load(files, &self.0.tickets, config.http2).map(Arc::new)).transpose().map(Prepared)
     }
 
     /// Puts certificates in use for connections from now on.

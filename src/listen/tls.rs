@@ -27,8 +27,9 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Loads the certificates; the first one is for clients that send no SNI or a name that none covers.
-    pub fn load(files: &[CertificateFiles], tickets: &Tickets) -> Result<Self, ListenError> {
+    /// Loads the certificates; the first one is for clients that send no SNI or a name that none covers. With `http2`, a
+    /// client that knows HTTP/2 gets it.
+    pub fn load(files: &[CertificateFiles], tickets: &Tickets, http2: bool) -> Result<Self, ListenError> {
         let mut provider = default_provider();
         // AES-128 is enough and the cheapest with hardware for it; the order is ours (see `ignore_client_order`).
         provider.cipher_suites.sort_by_key(|suite| !AES_128.contains(&suite.suite()));
@@ -39,7 +40,8 @@ impl Tls {
             .map_err(|error| ListenError::Tls(error.to_string()))?
             .with_no_client_auth()
             .with_cert_resolver(certificates.clone());
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let protocols: &[&[u8]] = if http2 { &[HTTP2, b"http/1.1"] } else { &[b"http/1.1"] };
+        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
         config.ignore_client_order = true;
         config.ticketer = tickets.0.clone();
         // Whoever comes back for a stream makes one connection, and gets a fresh ticket on it.
@@ -86,6 +88,8 @@ impl ResolvesServerCert for Certificates {
     }
 }
 
+/// The name of HTTP/2 in ALPN (RFC 9113, section 3.2).
+pub(super) const HTTP2: &[u8] = b"h2";
 const AES_128: [CipherSuite; 3] = [
     CipherSuite::TLS13_AES_128_GCM_SHA256,
     CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
@@ -110,7 +114,7 @@ mod tests {
             std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
             files
         });
-        let tls = Tls::load(&files, &Tickets::new().unwrap()).unwrap();
+        let tls = Tls::load(&files, &Tickets::new().unwrap(), true).unwrap();
         let first_suite = tls.config.crypto_provider().cipher_suites.first().unwrap().suite();
         assert_eq!(first_suite, rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
         let first_group = tls.config.crypto_provider().kx_groups.first().unwrap().name();
@@ -144,7 +148,7 @@ mod tests {
             make("one", &["a.example", "b.example", "both.example"], &rcgen::PKCS_ED25519),
             make("two", &["a.example", "both.example"], &rcgen::PKCS_ECDSA_P256_SHA256),
         ];
-        let tls = Tls::load(&files, &Tickets::new().unwrap()).unwrap();
+        let tls = Tls::load(&files, &Tickets::new().unwrap(), true).unwrap();
         let ecdsa = [SignatureScheme::ECDSA_NISTP256_SHA256];
         let chosen = tls.certificates.pick(Some("a.example"), &ecdsa).unwrap();
         assert!(Arc::ptr_eq(&chosen, &tls.certificates.0[1]), "a client without Ed25519 sees the second one");

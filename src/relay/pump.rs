@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::io;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use crate::clock::{Clock, Now};
 use crate::registry::Guard;
@@ -174,7 +174,7 @@ impl<W: Wire> Leg<W> {
                 let pending = std::mem::take(&mut self.pending);
                 let judged = &mut Judged { stream, guard, clock, now: clock.now() };
                 let (used, left) = self.feed(&pending, to, judged, cx);
-                self.keep(pending.get(used..).unwrap_or_default(), left);
+                self.keep(pending.get(used..).unwrap_or_default(), left, cx);
                 match left {
                     Left::Blocked => return,
                     // More is read only when what is held has gone: else it would grow with each such message.
@@ -191,7 +191,7 @@ impl<W: Wire> Leg<W> {
                     let judged = &mut Judged { stream, guard, clock, now: clock.now() };
                     let chunk = self.join_held(scratch, read);
                     let (used, left) = self.feed(&chunk, to, judged, cx);
-                    self.keep(chunk.get(used..).unwrap_or_default(), left);
+                    self.keep(chunk.get(used..).unwrap_or_default(), left, cx);
                     if left == Left::Blocked {
                         return;
                     }
@@ -225,9 +225,12 @@ impl<W: Wire> Leg<W> {
         scratch.plain.get(start..HEADROOM + read).unwrap_or_default().into()
     }
 
-    /// Keeps what is left over until the next poll.
-    fn keep(&mut self, rest: &[u8], left: Left) {
+    /// Keeps what is left over until the next poll. What comes after it must not stand in the way of others.
+    fn keep(&mut self, rest: &[u8], left: Left, cx: &mut Context<'_>) {
         self.starved = left == Left::Starved;
+        if let Some(wire) = self.wire.as_mut().filter(|_| left == Left::Blocked) {
+            wire.hoard(cx);
+        }
         let most = if self.reader().is_some() { HELD_IN_BAND } else { Scanner::MAX_HELD };
         debug_assert!(!self.starved || rest.len() <= most, "only the start of a head is held, or what may be a token");
         self.pending = rest.to_vec();
@@ -457,16 +460,9 @@ impl<W: Wire> Leg<W> {
         while !self.outbox.is_empty() {
             let bytes = std::mem::take(&mut self.outbox);
             let sent = self.poll_send(cx, &bytes);
-            let written = match &sent {
-                Poll::Ready(Ok(written)) => *written,
-                _ => 0,
-            };
+            let written = if let Poll::Ready(Ok(written)) = sent { written } else { 0 };
             self.outbox = bytes.get(written..).unwrap_or_default().to_vec();
-            match sent {
-                Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => return Poll::Pending,
-            }
+            ready!(sent)?;
         }
         Poll::Ready(Ok(()))
     }
@@ -477,10 +473,7 @@ impl<W: Wire> Leg<W> {
             let held = wire.hold(&self.outbox);
             self.outbox.drain(..held);
         }
-        match self.poll_outbox(cx) {
-            Poll::Ready(Ok(())) => {}
-            other => return other,
-        }
+        ready!(self.poll_outbox(cx))?;
         match &mut self.wire {
             Some(wire) => wire.poll_finish(cx),
             None => Poll::Ready(Ok(())),

@@ -34,6 +34,11 @@ pub async fn accept(io: TcpStream, config: Arc<ServerConfig>) -> io::Result<Acce
     Ok(Accepted { stream, server_name })
 }
 
+/// What was agreed on to be spoken (ALPN), if anything was.
+pub fn protocol(stream: &Stream) -> Option<&[u8]> {
+    stream.get_ref().1.alpn_protocol()
+}
+
 impl From<Stream> for Socket {
     fn from(stream: Stream) -> Self {
         let (tcp, tls) = stream.into_inner();

@@ -5,6 +5,7 @@
 
 #[cfg(feature = "buffered-tls")]
 pub mod buffered;
+pub mod http2;
 pub mod served;
 pub mod tcp;
 pub mod tls;
@@ -13,6 +14,7 @@ use std::cell::RefCell;
 use std::io;
 use std::task::{Context, Poll};
 
+pub use http2::Http2Wire;
 pub use tcp::TcpWire;
 pub use tls::TlsWire;
 use tokio::net::TcpStream;
@@ -30,6 +32,10 @@ pub trait Wire: Send {
     /// Reads what is there, at most [`CHUNK`] bytes, into `scratch` behind its headroom; 0 is the end of the stream,
     /// with or without a TLS `close_notify`.
     fn poll_chunk(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Poll<io::Result<usize>>;
+
+    /// Takes in what has come while it cannot go on, where it must not wait outside: on a connection that others share. Has
+    /// `cx` woken when more comes. Bounded by the wire.
+    fn hoard(&mut self, _cx: &mut Context<'_>) {}
 
     /// Takes bytes to write. Answers how many it took, at least 1 of a non-empty slice; what it took it keeps until the
     /// kernel has it (see [`Wire::unsent`]). `Pending` takes nothing.
@@ -114,7 +120,7 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::new());
 }
 
-/// The wires of the gateway: TLS or TCP, on either side.
+/// The wires of the gateway: TLS or TCP, on either side; a stream of an HTTP/2 connection on the client's.
 pub enum Socket {
     /// TLS with a client, which we serve.
     Served(TlsStream<TcpStream>),
@@ -122,6 +128,14 @@ pub enum Socket {
     Tls(Box<TlsWire>),
     /// Plain TCP.
     Tcp(TcpWire),
+    /// One stream of a client's HTTP/2 connection.
+    Http2(Box<Http2Wire>),
+}
+
+impl From<Http2Wire> for Socket {
+    fn from(wire: Http2Wire) -> Self {
+        Self::Http2(Box::new(wire))
+    }
 }
 
 impl From<TcpStream> for Socket {
@@ -149,6 +163,7 @@ macro_rules! either {
             Socket::Served($wire) => $call,
             Socket::Tls($wire) => $call,
             Socket::Tcp($wire) => $call,
+            Socket::Http2($wire) => $call,
         }
     };
 }
@@ -156,6 +171,10 @@ macro_rules! either {
 impl Wire for Socket {
     fn poll_chunk(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Poll<io::Result<usize>> {
         either!(self, wire => wire.poll_chunk(cx, scratch))
+    }
+
+    fn hoard(&mut self, cx: &mut Context<'_>) {
+        either!(self, wire => wire.hoard(cx));
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
@@ -187,6 +206,7 @@ impl Wire for Socket {
             Self::Served(wire) => wire.abort(),
             Self::Tls(wire) => wire.abort(),
             Self::Tcp(wire) => wire.abort(),
+            Self::Http2(wire) => wire.abort(),
         }
     }
 }

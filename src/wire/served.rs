@@ -15,6 +15,11 @@ pub type Stream = TlsStream<TcpStream>;
 /// What [`accept`] gives.
 pub type Accepted = tls::Accepted<TcpStream>;
 
+/// What was agreed on to be spoken (ALPN), if anything was.
+pub fn protocol(stream: &Stream) -> Option<&[u8]> {
+    stream.state().alpn_protocol()
+}
+
 impl Wire for TlsStream<TcpStream> {
     fn poll_chunk(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Poll<io::Result<usize>> {
         self.poll_open(cx, scratch.chunk())

@@ -14,6 +14,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::http2::Http2Stream;
 use super::{PATIENCE, within};
 
 /// Opcodes (RFC 6455, section 11.8).
@@ -148,6 +149,11 @@ impl Link {
     pub fn over_tcp(stream: TcpStream, role: Role) -> Self {
         stream.set_nodelay(true).expect("nodelay");
         Self { stream: Stream::Tcp(stream), role, read: Vec::new(), head: String::new() }
+    }
+
+    /// Over a stream of an HTTP/2 connection, opened with this head.
+    pub fn over_http2(stream: Http2Stream, head: String) -> Self {
+        Self { stream: Stream::Http2(Box::new(stream)), role: Role::Client, read: Vec::new(), head }
     }
 
     /// Connects by TCP. `receive_buffer` makes the kernel hold little for a client that does not read.
@@ -310,8 +316,11 @@ impl Link {
         self.stream
     }
 
-    /// Resets the connection.
-    pub fn abort(self) {
+    /// Resets the connection, or its stream.
+    pub fn abort(mut self) {
+        if let Stream::Http2(stream) = &mut self.stream {
+            return stream.reset();
+        }
         let _ = socket2::SockRef::from(self.stream.tcp()).set_linger(Some(Duration::ZERO));
     }
 
@@ -358,10 +367,11 @@ impl Link {
     }
 }
 
-/// TLS or TCP under one name.
+/// TLS, TCP or a stream of HTTP/2 under one name.
 enum Stream {
     Tcp(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+    Http2(Box<Http2Stream>),
 }
 
 impl Stream {
@@ -369,6 +379,7 @@ impl Stream {
         match self {
             Self::Tcp(tcp) => tcp,
             Self::Tls(tls) => tls.get_ref().0,
+            Self::Http2(_) => panic!("a stream has no socket of its own"),
         }
     }
 }
@@ -378,6 +389,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
             Self::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
+            Self::Http2(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -387,6 +399,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(tcp) => Pin::new(tcp).poll_write(cx, buf),
             Self::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
+            Self::Http2(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -394,6 +407,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
             Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
+            Self::Http2(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -401,6 +415,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+            Self::Http2(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -19,6 +19,7 @@ mod certificate;
 mod client;
 pub mod doc;
 mod gateway;
+pub mod http2;
 pub mod issuer;
 mod link;
 mod origin;
@@ -37,6 +38,7 @@ pub use self::{
     certificate::Authority,
     client::Client,
     gateway::{Gateway, Signal, config, field, folder},
+    http2::Http2,
     link::{Frame, Link, Reply, Role, header, op},
     origin::{Call, Origin},
     token::{ISSUER, SECRET, claims, mint, now, sign, token},
