@@ -120,7 +120,9 @@ fn the_environment_wins_over_the_file() {
     assert_eq!(config.signing[0].kid.as_deref(), Some("2026"), "a text that looks like a number is still a text");
     assert_eq!(config.signing[0].secret.expose().len(), 32);
     let route = &config.routes[0];
-    assert_eq!((route.upstream.host.as_str(), route.upstream.port), ("10.0.0.7", 9001));
+    let endpoints = route.upstream.endpoints();
+    let service = endpoints[0].config();
+    assert_eq!((service.host.as_str(), service.port), ("10.0.0.7", 9001));
     assert_eq!(route.limits.max_stream, Some(std::time::Duration::from_secs(3600)));
     assert_eq!(route.introduction.identity[0].claim, Claim::parse("sub").unwrap());
     assert_eq!((route.codes.expired.code(), route.codes.expired.reason()), (4403, "token expired"));
@@ -216,7 +218,7 @@ fn every_default_that_the_default_config_states_is_the_real_one() {
 #[test]
 fn the_default_config_fronts_a_service_on_port_9001() {
     let config = Folder::new().parse("config.toml", &default_config()).unwrap_or_else(|problems| panic!("{problems}"));
-    assert_eq!(config.routes[0].upstream.url, "ws://127.0.0.1:9001");
+    assert_eq!(config.routes[0].upstream.endpoints()[0].config().url, "ws://127.0.0.1:9001");
     assert_eq!(config.listeners[0].address, "127.0.0.1:8443".parse().unwrap());
     assert_eq!(config.server.max_connections, 10_000);
     assert_eq!(config.issuers[0].max_lifetime, Some(std::time::Duration::from_secs(24 * 3600)));

@@ -19,7 +19,7 @@ use portcullis::stream::Limits;
 use portcullis::telemetry::Metrics;
 use portcullis::token::claims::named::Claim;
 use portcullis::token::{Answer, Carrier, Denial, Grant, Judge, Marks, Principal, Public, Purpose};
-use portcullis::upstream;
+use portcullis::upstream::{self, Service};
 use portcullis::ws::handshake::Key;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -59,6 +59,17 @@ fn subject() -> Identity {
     }
 }
 
+fn reached(service: SocketAddr) -> upstream::Config {
+    upstream::Config {
+        url: format!("ws://{service}"),
+        host: service.ip().to_string(),
+        port: service.port(),
+        tls: None,
+        connect_timeout: Duration::from_secs(5),
+        response_timeout: Duration::from_secs(5),
+    }
+}
+
 fn route(service: SocketAddr) -> Route {
     Route {
         name: "default".into(),
@@ -70,14 +81,7 @@ fn route(service: SocketAddr) -> Route {
         reject: Reject::Http,
         judge: Arc::new(ByName),
         origins: Origins::Only(vec!["https://app.example".into()]),
-        upstream: upstream::Config {
-            url: format!("ws://{service}"),
-            host: service.ip().to_string(),
-            port: service.port(),
-            tls: None,
-            connect_timeout: Duration::from_secs(5),
-            response_timeout: Duration::from_secs(5),
-        },
+        upstream: Arc::new(Service::single(reached(service))),
         host: Rewrite::Preserve,
         origin: Rewrite::Preserve,
         forwarded: true,
@@ -391,7 +395,8 @@ async fn a_service_that_is_not_there_or_silent_is_told() {
     assert!(answer.starts_with("HTTP/1.1 502") && answer.contains("upstream_refused"), "{answer}");
     let (_silent, address) = service().await;
     let mut rules = route(address);
-    rules.upstream.response_timeout = Duration::from_millis(50);
+    let hasty = upstream::Config { response_timeout: Duration::from_millis(50), ..reached(address) };
+    rules.upstream = Arc::new(Service::single(hasty));
     let silent = gate(rules, None);
     let (answer, _) = silent.ask("/?access_token=good", "").await;
     assert!(answer.starts_with("HTTP/1.1 504") && answer.contains("upstream_timeout"), "{answer}");
@@ -452,13 +457,16 @@ async fn a_wss_service_must_show_the_right_certificate() {
         }
     });
     let mut rules = route(address);
-    let name = |name: &'static str| upstream::Tls { config: client.clone(), server_name: name.try_into().unwrap() };
-    rules.upstream.tls = Some(name("other.example"));
+    let service = |name: &'static str| {
+        let tls = Some(upstream::Tls { config: client.clone(), server_name: name.try_into().unwrap() });
+        Arc::new(Service::single(upstream::Config { tls, ..reached(address) }))
+    };
+    rules.upstream = service("other.example");
     let wrong = gate(rules, None);
     let (answer, _) = wrong.ask("/?access_token=good", "").await;
     assert!(answer.starts_with("HTTP/1.1 502") && answer.contains("upstream_refused"), "{answer}");
     let mut rules = route(address);
-    rules.upstream.tls = Some(name("localhost"));
+    rules.upstream = service("localhost");
     let right = gate(rules, None);
     let url = "ws://gate/?access_token=good";
     let (mut socket, _) = tokio_tungstenite::client_async(url, right.connect().await).await.unwrap();

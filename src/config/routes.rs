@@ -24,6 +24,7 @@ use crate::jwks::Waiting;
 use crate::stream::Limits;
 use crate::token::Verifier;
 use crate::token::verify::Issuer;
+use crate::upstream::Service;
 
 /// The routes, and the verifier of each under the route's name.
 pub(super) struct Routes {
@@ -73,6 +74,7 @@ pub(super) fn routes(typed: &[file::Route], from: &Issuers, known: &[&str], cont
         let upstream = upstream(typed, context);
         let (Some(name), Some(upstream)) = (name, upstream) else { continue };
         note_in_clear(&name, &introduction, &upstream, context);
+        let upstream = Arc::new(Service::single(upstream));
         all.verifiers.push((name.clone(), verifier.clone()));
         all.routes.push(Arc::new(Route {
             name,

@@ -35,7 +35,7 @@ use crate::secret::Opaque;
 use crate::stream::{CloseCodes, CloseReason, Deadline, Refusal, Signal};
 use crate::token::carrier::message::{MessageToken, Unusable};
 use crate::token::{Denial, Public, Purpose, carrier};
-use crate::upstream::{Answer, Switched};
+use crate::upstream::{Answer, Lease, Switched};
 use crate::wire::Socket;
 use crate::ws::message::{Fault as Malformed, payload};
 use crate::ws::{CloseText, Sender, close};
@@ -215,9 +215,9 @@ async fn introduce(
     };
     // The relay sets its own.
     guard.wake_at(None);
-    let switched = match answer {
-        Answer::Switched(switched) => switched,
-        Answer::Other(answer) => {
+    let (switched, lease) = match answer {
+        (Answer::Switched(switched), lease) => (switched, lease),
+        (Answer::Other(answer), _) => {
             let detail = format!("the service refused the upgrade with {}", answer.status());
             return Err(Rejection::UpstreamRefused(detail).into());
         }
@@ -229,7 +229,8 @@ async fn introduce(
         let detail = "the service did not choose the subprotocol that it was offered";
         return Err(Rejection::UpstreamSubprotocol(detail.into()).into());
     }
-    Ok(Introduced { settings: forward::settings(shared, &route, &switched.head.headers, deadline), switched, guard })
+    let settings = forward::settings(shared, &route, &switched.head.headers, deadline);
+    Ok(Introduced { switched, settings, guard, lease })
 }
 
 /// Waits for what ends a stream that its client takes to be open, while the service is dialled.
@@ -254,16 +255,18 @@ struct Introduced {
     switched: Box<Switched>,
     settings: relay::Settings,
     guard: Guard,
+    lease: Lease,
 }
 
 impl Introduced {
     fn open(self, clock: &Clock, client: Socket, message: &Message, forward: bool) -> Opened {
-        let Self { switched, settings, guard } = self;
+        let Self { switched, settings, guard, lease } = self;
         let token: &[u8] = if forward { &message.frames } else { &[] };
         let from_client = Bytes::from([token, &message.rest].concat());
         let early = Early { from_client, from_upstream: switched.early, judged: forward };
         let began = clock.now().mono;
-        (Box::pin(relay::run(client, switched.socket, &early, settings, guard, clock.clone())), began)
+        let relay = Box::pin(relay::run(client, switched.socket, &early, settings, guard, clock.clone()));
+        Opened { relay, began, lease }
     }
 }
 

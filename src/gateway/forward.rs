@@ -11,6 +11,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{HeaderName, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL};
@@ -35,7 +36,8 @@ use crate::secret::{Opaque, OpaqueHash};
 use crate::stream::{CloseReason, Deadline, Signal};
 use crate::token::marks::Kind;
 use crate::token::{Denial, Grant, Public};
-use crate::upstream::{self, Answer, Switched};
+use crate::upstream::dial::Connected;
+use crate::upstream::{self, Affinity, Answer, Lease, Switched, Use};
 use crate::wire::Socket;
 use crate::ws::{Extensions, handshake};
 
@@ -62,9 +64,9 @@ async fn forward(shared: &Arc<Shared>, admitted: Admitted<Tokenless>) -> Result<
     let known = admitted.request().handle;
     let made = (admitted.request().upgrade.route.renewal.out_of_band && known.is_none()).then(Opaque::random);
     let (guard, deadline) = reserve(shared, &admitted, known.or_else(|| made.as_ref().map(Opaque::hash)))?;
-    let switched = match reach(shared, &admitted).await? {
-        Answer::Other(answer) => return Ok(passed_on(answer)),
-        Answer::Switched(switched) => switched,
+    let (switched, lease) = match reach(shared, &admitted).await? {
+        (Answer::Other(answer), _) => return Ok(passed_on(answer)),
+        (Answer::Switched(switched), lease) => (switched, lease),
     };
     may_begin(shared, &guard, deadline)?;
     let (Tokenless { upgrade, fallback, .. }, _) = admitted.into_parts();
@@ -77,7 +79,7 @@ async fn forward(shared: &Arc<Shared>, admitted: Admitted<Tokenless>) -> Result<
         tell_handle(&mut response, &made);
     }
     let (clock, permit) = (shared.clock.clone(), upgrade.visit.peer.permit.clone());
-    let beginning = Beginning { client: upgrade.client, socket, early, settings, guard };
+    let beginning = Beginning { client: upgrade.client, socket, early, settings, guard, lease };
     begin(shared, opening(beginning, clock, now.mono), permit);
     Ok(response)
 }
@@ -114,18 +116,38 @@ pub(super) fn reserve(
     Ok((guard, deadline))
 }
 
-/// Dials the service: its `101`, or its own refusal.
-pub(super) async fn reach(shared: &Shared, admitted: &Admitted<Tokenless>) -> Result<Answer, Rejection> {
-    let request = outgoing(admitted)?;
+/// Dials the service: its `101`, or its own refusal, and the place on the endpoint that gave it.
+pub(super) async fn reach(shared: &Shared, admitted: &Admitted<Tokenless>) -> Result<(Answer, Lease), Rejection> {
     let began = shared.clock.now().mono;
-    let answer = upstream::open(&admitted.request().upgrade.route.upstream, request).await?;
+    let (connected, request, timeout, lease) = dial(shared, admitted).await?;
+    let answer = connected.upgrade(request, timeout).await?;
     shared.metrics.connected(shared.clock.now().mono.saturating_since(began));
     match answer {
         Answer::Other(answer) if answer.status().is_success() => {
             Err(Rejection::UpstreamInvalid(format!("the service answered {}, not 101", answer.status())))
         }
-        answer => Ok(answer),
+        answer => Ok((answer, lease)),
     }
+}
+
+/// A connection to the first endpoint that can be reached, with the request for it and the time for its answer. Nothing
+/// of the request was sent to the others.
+async fn dial(
+    shared: &Shared,
+    admitted: &Admitted<Tokenless>,
+) -> Result<(Connected, Request<()>, Duration, Lease), Rejection> {
+    let Upgrade { visit, route, headers, .. } = &admitted.request().upgrade;
+    let affinity = Affinity { claims: Some(&admitted.grant().claims), address: visit.client(headers) };
+    let mut failed = Rejection::UpstreamFull;
+    for endpoint in route.upstream.candidates(affinity, Use::Stream, shared.clock.now().mono) {
+        let Some(lease) = endpoint.enter(Use::Stream, shared.clock.now().mono) else { continue };
+        let request = outgoing(admitted, endpoint.config())?;
+        match endpoint.dial(&shared.clock).await {
+            Ok(connected) => return Ok((connected, request, endpoint.config().response_timeout, lease)),
+            Err(error) => failed = error.into(),
+        }
+    }
+    Err(failed)
 }
 
 /// Whether a stream whose service has answered `101` may still begin.
@@ -145,8 +167,8 @@ pub(super) fn settings(shared: &Arc<Shared>, route: &Route, answer: &HeaderMap, 
     }
 }
 
-/// The request as the service gets it.
-fn outgoing(admitted: &Admitted<Tokenless>) -> Result<Request<()>, Rejection> {
+/// The request as this endpoint of the service gets it.
+fn outgoing(admitted: &Admitted<Tokenless>, to: &upstream::Config) -> Result<Request<()>, Rejection> {
     let Tokenless { upgrade, query, subprotocols, .. } = admitted.request();
     let (visit, route) = (&upgrade.visit, &upgrade.route);
     let trusted = visit.trusted();
@@ -162,7 +184,7 @@ fn outgoing(admitted: &Admitted<Tokenless>) -> Result<Request<()>, Rejection> {
         };
         headers::set_forwarded(&mut headers, &hop);
     }
-    headers::rewrite(&mut headers, &route.host, &route.origin, &upgrade.host, &route.upstream);
+    headers::rewrite(&mut headers, &route.host, &route.origin, &upgrade.host, to);
     headers::offer(&mut headers, subprotocols);
     if route.renewal.in_band.is_some() {
         // Taking a message out of a compressed stream breaks the other side's window (RFC 7692, section 7.2.3.2).
@@ -270,10 +292,18 @@ struct Beginning {
     early: Bytes,
     settings: relay::Settings,
     guard: Guard,
+    lease: Lease,
 }
 
-/// A stream's relay, and when the stream began.
-pub(super) type Opened = (Pin<Box<Relay<Socket, Socket>>>, Mono);
+/// A stream that begins.
+pub(super) struct Opened {
+    /// Its relay.
+    pub(super) relay: Pin<Box<Relay<Socket, Socket>>>,
+    /// When it began.
+    pub(super) began: Mono,
+    /// Its place on the endpoint.
+    pub(super) lease: Lease,
+}
 
 /// Gives the stream its task, which begins with `opening`. The task is one pointer, and what it points to holds boxes
 /// only: what is needed until the stream is open is freed before the relay runs, and the relay's state is there once.
@@ -285,22 +315,23 @@ pub(super) fn begin(
     let (clock, metrics) = (shared.clock.clone(), shared.metrics.clone());
     let opening = Box::pin(opening);
     shared.tracker.spawn(Box::pin(async move {
-        let Some((mut relay, began)) = opening.await else { return };
+        let Some(Opened { mut relay, began, lease }) = opening.await else { return };
         relay.guard().line().open();
         let outcome = relay.as_mut().await;
         relay.guard().line().end(&outcome, clock.now().mono.saturating_since(began));
         metrics.closed(relay.guard().route(), &outcome);
-        drop(permit);
+        drop((permit, lease));
     }));
 }
 
 /// Waits until the `101` is sent, and makes the relay.
 async fn opening(beginning: Beginning, clock: Clock, began: Mono) -> Option<Opened> {
-    let Beginning { client, socket, early, settings, guard } = beginning;
+    let Beginning { client, socket, early, settings, guard, lease } = beginning;
     match client.take_back().await {
         Ok((downstream, from_client)) => {
             let early = Early { from_client, from_upstream: early, judged: false };
-            Some((Box::pin(relay::run(downstream, socket, &early, settings, guard, clock)), began))
+            let relay = Box::pin(relay::run(downstream, socket, &early, settings, guard, clock));
+            Some(Opened { relay, began, lease })
         }
         Err(detail) => {
             let line = guard.line();

@@ -41,6 +41,8 @@ pub enum Rejection {
     TooManyTickets,
     /// Not a WebSocket upgrade.
     UpgradeRequired,
+    /// Every endpoint of the service has as many streams as it may have.
+    UpstreamFull,
     /// The service answered something that is no answer.
     UpstreamInvalid(String),
     /// There is no connection to the service.
@@ -101,7 +103,9 @@ impl Rejection {
             Self::Unanswered => (S::SERVICE_UNAVAILABLE, "unavailable", retry()),
             Self::Misdirected => (S::MISDIRECTED_REQUEST, "misdirected", None),
             Self::NoRoute => (S::NOT_FOUND, "no_route", None),
-            Self::TooMany | Self::TooManyTickets => (S::TOO_MANY_REQUESTS, "rate_limited", retry()),
+            Self::TooMany | Self::TooManyTickets | Self::UpstreamFull => {
+                (S::TOO_MANY_REQUESTS, "rate_limited", retry())
+            }
             Self::UpgradeRequired => (S::UPGRADE_REQUIRED, "upgrade_required", says(header::UPGRADE, "websocket")),
             Self::UpstreamInvalid(_) | Self::UpstreamSubprotocol(_) => (S::BAD_GATEWAY, "upstream_invalid", None),
             Self::UpstreamRefused(_) => (S::BAD_GATEWAY, "upstream_refused", None),
@@ -125,6 +129,7 @@ impl Rejection {
             Self::ForeignOrigin(_) => Refusal::Forbidden,
             Self::Draining
             | Self::TooMany
+            | Self::UpstreamFull
             | Self::UpstreamInvalid(_)
             | Self::UpstreamRefused(_)
             | Self::UpstreamSubprotocol(_)
@@ -141,7 +146,8 @@ impl Rejection {
     /// Whose fault it is.
     pub const fn fault(&self) -> Fault {
         match self {
-            Self::UpstreamInvalid(_)
+            Self::UpstreamFull
+            | Self::UpstreamInvalid(_)
             | Self::UpstreamRefused(_)
             | Self::UpstreamSubprotocol(_)
             | Self::UpstreamTimeout(_) => Fault::Service,
@@ -156,6 +162,7 @@ impl Rejection {
             Self::ForeignOrigin(_) => "origin",
             Self::NotRenewed(RenewalError::KeyRemoved) => "key_removed",
             Self::NotRenewed(RenewalError::OtherPrincipal) => "other_principal",
+            Self::UpstreamFull => "upstream_full",
             Self::UpstreamSubprotocol(_) => "upstream_subprotocol",
             other => other.told().reason,
         }
@@ -179,6 +186,7 @@ impl Rejection {
             Self::NoRoute => Cow::Borrowed("no route for host and path"),
             Self::TooMany => Cow::Borrowed("as many streams as allowed"),
             Self::TooManyTickets => Cow::Borrowed("as many unused tickets as allowed"),
+            Self::UpstreamFull => Cow::Borrowed("every endpoint of the service has as many streams as allowed"),
             Self::UpgradeRequired => Cow::Borrowed("not a WebSocket upgrade"),
             Self::Version => Cow::Borrowed("Sec-WebSocket-Version is not 13"),
         }
@@ -281,6 +289,7 @@ mod tests {
             (Rejection::NotRenewed(RenewalError::Revoked), 401, "token_revoked", invalid, None),
             (Rejection::Misdirected, 421, "misdirected", None, None),
             (Rejection::TooMany, 429, "rate_limited", retry, Some(1013)),
+            (Rejection::UpstreamFull, 429, "rate_limited", retry, Some(1013)),
             (Rejection::UpstreamRefused("x".into()), 502, "upstream_refused", None, Some(1013)),
             (Rejection::UpstreamTimeout("x".into()), 504, "upstream_timeout", None, Some(1013)),
             (Rejection::UpstreamInvalid("x".into()), 502, "upstream_invalid", None, Some(1013)),

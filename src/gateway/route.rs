@@ -16,7 +16,7 @@ use crate::gateway::{Arrived, Visit};
 use crate::relay::in_band::Mode;
 use crate::stream::{CloseCodes, Limits, Terms};
 use crate::token::{Carrier, Judge};
-use crate::upstream;
+use crate::upstream::Service;
 use crate::ws::handshake::{headers_size, only};
 
 /// What is sent upstream in `Host` or `Origin`.
@@ -108,7 +108,7 @@ pub struct Route {
     /// Who may open a stream from a page.
     pub origins: Origins,
     /// The service.
-    pub upstream: upstream::Config,
+    pub upstream: Arc<Service>,
     /// `Host` towards the service.
     pub host: Rewrite,
     /// `Origin` towards the service.
@@ -226,6 +226,7 @@ mod tests {
     use crate::gateway::{Config, Peer, Rules};
     use crate::secret::Token;
     use crate::token::{Answer, Denial, Public, Purpose};
+    use crate::upstream;
 
     struct Never;
 
@@ -246,14 +247,14 @@ mod tests {
             reject: Reject::Http,
             judge: Arc::new(Never),
             origins: Origins::Any,
-            upstream: upstream::Config {
+            upstream: Arc::new(Service::single(upstream::Config {
                 url: String::new(),
                 host: String::new(),
                 port: 0,
                 tls: None,
                 connect_timeout: std::time::Duration::ZERO,
                 response_timeout: std::time::Duration::ZERO,
-            },
+            })),
             host: Rewrite::Preserve,
             origin: Rewrite::Preserve,
             forwarded: true,

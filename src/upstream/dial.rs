@@ -4,11 +4,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use http::Request;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpStream, lookup_host};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::upstream::handshake::{Answer, upgrade};
 use crate::upstream::{Config, Error};
 
 /// A fresh connection.
@@ -19,18 +21,36 @@ pub enum Connected {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// Connects to the first of the service's addresses that answers.
-pub async fn connect(config: &Config) -> Result<Connected, Error> {
-    let host = config.host.trim_start_matches('[').trim_end_matches(']');
+impl Connected {
+    /// Sends the upgrade and checks the answer, which may take `timeout`. `request` has its final headers, a WebSocket key
+    /// among them, and a target in origin form.
+    pub async fn upgrade(self, request: Request<()>, timeout: Duration) -> Result<Answer, Error> {
+        match self {
+            Self::Tcp(tcp) => upgrade(tcp, request, timeout).await,
+            Self::Tls(tls) => upgrade(*tls, request, timeout).await,
+        }
+    }
+}
+
+/// Connects to `address`, or else to the first of the service's addresses that answers.
+pub async fn connect(config: &Config, address: Option<SocketAddr>) -> Result<Connected, Error> {
     let refused = |what: &str, error: &io::Error| Error::Refused(format!("{what} {}: {error}", config.url));
-    let found = lookup_host((host, config.port)).await.map_err(|error| refused("cannot look up", &error))?;
-    let addresses: Vec<SocketAddr> = found.collect();
+    let addresses = match address {
+        Some(address) => vec![address],
+        None => look_up(config).await.map_err(|error| refused("cannot look up", &error))?,
+    };
     let tcp = any_of(&addresses, config.connect_timeout).await.map_err(|error| refused("cannot connect to", &error))?;
     tune(&SockRef::from(&tcp));
     let Some(tls) = &config.tls else { return Ok(Connected::Tcp(tcp)) };
     let connector = TlsConnector::from(tls.config.clone());
     let stream = connector.connect(tls.server_name.clone(), tcp).await;
     stream.map(Box::new).map(Connected::Tls).map_err(|error| refused("no TLS with", &error))
+}
+
+/// The addresses of the service's name.
+pub(super) async fn look_up(config: &Config) -> io::Result<Vec<SocketAddr>> {
+    let host = config.host.trim_start_matches('[').trim_end_matches(']');
+    Ok(lookup_host((host, config.port)).await?.collect())
 }
 
 /// Sets the options of a stream's connection, on either side: no delay for small frames; at most 64 KiB written and not

@@ -1,21 +1,23 @@
 //! The service's side of a stream: connect under a deadline, upgrade, check the answer.
 //!
-//! Owns the connection to the service until it is upgraded. Does not decide what is sent (the gateway's `forward` stage
-//! builds the request) and keeps no connection for later: each stream has its own. Dropping a future of this module
-//! closes whatever it had opened. Called by `forward`.
+//! Owns the connection to the service until it is upgraded, and the choice among a service's endpoints. Does not decide
+//! what is sent (the gateway's `forward` stage builds the request) and keeps no connection for later: each stream has its
+//! own. Dropping a future of this module closes whatever it had opened. Called by `forward`.
 
 pub mod dial;
+pub mod endpoint;
 pub mod handshake;
+pub mod service;
 pub mod trust;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Request;
-
+pub use endpoint::{Endpoint, Lease, Use};
 pub use handshake::{Answer, Switched};
+pub use service::{Affinity, Service};
 
-/// Where a route's service is and how it is reached.
+/// Where an endpoint of a service is and how it is reached.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The URL as it was typed, for logs: `ws://127.0.0.1:9001` or `wss://…`. A path in it is a config error.
@@ -66,16 +68,6 @@ pub enum Error {
     /// It was silent for too long.
     #[error("{0} took longer than {1:?}")]
     Timeout(&'static str, Duration),
-}
-
-/// Connects to the service, sends the upgrade and checks the answer. `request` has its final headers, a WebSocket key
-/// among them, and a target in origin form.
-pub async fn open(config: &Config, request: Request<()>) -> Result<Answer, Error> {
-    let connected = tokio::time::timeout(config.connect_timeout, dial::connect(config)).await;
-    match connected.map_err(|_| Error::Timeout("connecting to the service", config.connect_timeout))?? {
-        dial::Connected::Tcp(tcp) => handshake::upgrade(tcp, request, config.response_timeout).await,
-        dial::Connected::Tls(tls) => handshake::upgrade(*tls, request, config.response_timeout).await,
-    }
 }
 
 #[cfg(test)]
