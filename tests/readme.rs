@@ -173,10 +173,12 @@ const SKIP: &str = "\0";
 /// README.md and docs/*.md.
 fn texts() -> Vec<(String, String)> {
     let mut files = vec!["README.md".to_owned()];
-    for entry in std::fs::read_dir(root().join("docs")).expect("docs") {
-        let name = entry.expect("an entry").file_name().into_string().expect("a name");
-        if Path::new(&name).extension().is_some_and(|extension| extension == "md") {
-            files.push(format!("docs/{name}"));
+    for folder in ["docs", "docs/recipes"] {
+        for entry in std::fs::read_dir(root().join(folder)).expect(folder) {
+            let name = entry.expect("an entry").file_name().into_string().expect("a name");
+            if Path::new(&name).extension().is_some_and(|extension| extension == "md") {
+                files.push(format!("{folder}/{name}"));
+            }
         }
     }
     let read = |file: String| (std::fs::read_to_string(root().join(&file)).expect("text"), file);

@@ -24,6 +24,7 @@ pub mod issuer;
 mod link;
 mod origin;
 pub mod real;
+pub mod recipe;
 pub mod rig;
 pub mod site;
 mod token;

@@ -43,6 +43,13 @@ impl Program {
         (service, format!("ws://{address}"))
     }
 
+    /// What stands in for Phoenix and for SignalR, and where it listens.
+    pub async fn standins() -> (Self, String) {
+        let mut service = Self::spawn("the stand-ins", node("standins.cjs"), None);
+        let line = service.line().await;
+        (service, line.strip_prefix("listening ").expect("its address").to_owned())
+    }
+
     /// An issuer: npm's `oidc-provider`, with the certificates in `folder`; and its URL.
     pub async fn oidc_provider(folder: &Path) -> (Self, String) {
         let mut command = node("issuer.cjs");
@@ -76,6 +83,13 @@ impl Program {
         let mut command = node("client.cjs");
         command.arg(authority);
         Self::ready(Self::spawn("ws", command, None)).await
+    }
+
+    /// The own npm clients of several services.
+    pub async fn service_client(authority: &Path) -> Self {
+        let mut command = node("service_client.cjs");
+        command.env("NODE_EXTRA_CA_CERTS", authority);
+        Self::ready(Self::spawn("the clients of services", command, None)).await
     }
 
     /// A browser without a window, `chromium` or `firefox`, that trusts `authority`.

@@ -21,7 +21,10 @@ const options = { noServer: true, perMessageDeflate: { threshold: 0 }, maxPayloa
 const schema = new GraphQLSchema({
   query: new GraphQLObjectType({
     name: 'Query',
-    fields: { who: { type: GraphQLString, resolve: (_, __, { sub }) => sub } },
+    fields: {
+      who: { type: GraphQLString, resolve: (_, __, { sub }) => sub },
+      said: { type: GraphQLString, args: { text: { type: GraphQLString } }, resolve: (_, { text }) => text },
+    },
   }),
   subscription: new GraphQLObjectType({
     name: 'Subscription',

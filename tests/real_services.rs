@@ -1,0 +1,118 @@
+//! Services that people run, each through its own client and behind the very config of its page in docs/recipes/: refused
+//! without a token, used with one, closed when it expires, and alive beyond that when it is renewed.
+#![allow(clippy::expect_used)] // a test that cannot go on fails, and says why
+mod common;
+
+use std::time::Duration;
+
+use common::real::Program;
+use common::recipe::Recipe;
+use common::{Gateway, claims, field, mint, now, token};
+use serde_json::{Value, json};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// How long a token lives that is to expire: enough for a busy machine to open two streams.
+const SHORT: Duration = Duration::from_secs(4);
+
+#[tokio::test]
+async fn graphql_ws_lives_on_with_a_renewed_token_and_ends_without() {
+    let (mut service, url) = Program::node_service().await;
+    let gateway = Recipe::of("graphql-ws").with("ws://127.0.0.1:4000", &url).start().await;
+    let graphql = Use {
+        library: "graphql",
+        path: "/graphql",
+        first: "someone",
+        refused: "4401 token_missing",
+        expired: (4403, "token expired"),
+    };
+    graphql.holds(&gateway).await;
+    assert_eq!(service.line().await, "opened /graphql -", "nothing but what is the service's");
+}
+
+#[tokio::test]
+async fn mqtt_js_lives_on_with_a_renewed_token_and_ends_without() {
+    let (mut service, url) = Program::node_service().await;
+    let gateway = Recipe::of("mqtt").with("ws://127.0.0.1:9001", &url).start().await;
+    let mqtt = Use { library: "mqtt", path: "/mqtt", first: "hello", refused: "401", expired: (3000, "token expired") };
+    mqtt.holds(&gateway).await;
+    assert!(service.line().await.starts_with("opened /mqtt "), "nothing but what is the service's");
+}
+
+#[tokio::test]
+async fn phoenix_lives_on_with_a_renewed_token_and_ends_without() {
+    let (mut service, address) = Program::standins().await;
+    let gateway = Recipe::of("phoenix").with("127.0.0.1:4000", &address).start().await;
+    let phoenix =
+        Use { library: "phoenix", path: "/socket", first: "someone", refused: "401", expired: (3000, "token expired") };
+    phoenix.holds(&gateway).await;
+    assert_eq!(service.line().await, "opened /socket/websocket?vsn=2.0.0", "nothing but what is the service's");
+}
+
+/// One service through its own npm client.
+struct Use {
+    /// Its name in tests/real/service_client.cjs.
+    library: &'static str,
+    /// Where the client connects.
+    path: &'static str,
+    /// What the service says first.
+    first: &'static str,
+    /// How the client sees that it has no token.
+    refused: &'static str,
+    /// How its stream ends with its token.
+    expired: (u16, &'static str),
+}
+
+impl Use {
+    async fn holds(&self, gateway: &Gateway) {
+        let mut client = Program::service_client(&gateway.path("ca.pem")).await;
+        let refused = client.ask(&self.open(gateway, "none", None)).await;
+        assert!(refused["refused"].as_str().is_some_and(|how| how.contains(self.refused)), "{refused}");
+        refused_for_want_of_a_token(gateway).await;
+
+        let short = claims(SHORT);
+        for name in ["ends", "stays"] {
+            let opened = client.call(self.open(gateway, name, Some(&mint(&short)))).await;
+            assert_eq!(opened, self.first, "{name}");
+            assert_eq!(client.call(json!({"use": name, "text": "grüße"})).await, "grüße", "{name}");
+        }
+        renew(gateway, self.path, &handle("stays"), &token(MINUTE)).await;
+        let end = client.call(json!({"end": "ends"})).await;
+        ended_on_time(&end, self.expired, &short);
+        assert_eq!(client.call(json!({"use": "stays", "text": "still here"})).await, "still here");
+    }
+
+    fn open(&self, gateway: &Gateway, name: &str, token: Option<&str>) -> Value {
+        let url = format!("wss://localhost:{}{}", gateway.address().port(), self.path);
+        json!({"open": name, "library": self.library, "url": url, "token": token, "handle": handle(name)})
+    }
+}
+
+/// The handle of a stream, by which it is renewed.
+fn handle(name: &str) -> String {
+    format!("{name:-<22}")
+}
+
+/// Renews a stream out of band, as any client can.
+async fn renew(gateway: &Gateway, path: &str, handle: &str, token: &str) {
+    let mut link = gateway.connect().await;
+    let reply = link
+        .request(&format!(
+            "POST {path}/.portcullis/renew HTTP/1.1\r\nHost: localhost:{}\r\nAuthorization: Bearer {token}\r\nPortcullis-Stream: {handle}\r\nContent-Length: 0\r\n\r\n",
+            gateway.address().port()
+        ))
+        .await;
+    assert_eq!(reply.status, 200, "{}", reply.body_text());
+}
+
+/// The gateway has refused somebody because there was no token.
+async fn refused_for_want_of_a_token(gateway: &Gateway) {
+    gateway.logged("a refusal", |line| field(line, "cause") == Some(&"token_missing".into())).await;
+}
+
+/// The end of a stream, as its client saw it, came with this Close within a second after its token had expired.
+fn ended_on_time(end: &Value, (code, reason): (u16, &str), claims: &Value) {
+    assert_eq!((&end["code"], &end["reason"]), (&json!(code), &json!(reason)));
+    let late = end["at"].as_f64().expect("seconds") - claims["exp"].as_f64().expect("seconds");
+    assert!((0.0..1.0).contains(&late), "{late} s after the token had expired; now is {:?}", now());
+}
