@@ -71,6 +71,8 @@ pub mod metric {
     pub const STREAMS: &str = "portcullis_streams";
     /// Requests answered, by route, result and public reason.
     pub const UPGRADES: &str = "portcullis_upgrades_total";
+    /// Plain requests that were passed on, by route and result.
+    pub const HTTP: &str = "portcullis_http_requests_total";
     /// Streams that have ended, by route and cause.
     pub const CLOSED: &str = "portcullis_stream_closed_total";
     /// Frames passed on, by direction.
@@ -109,12 +111,13 @@ pub mod metric {
     pub const PROCESS_START: &str = "process_start_time_seconds";
 
     /// All of them.
-    pub const ALL: [&str; 20] = [
+    pub const ALL: [&str; 21] = [
         KEY_FETCHES,
         KEYS_SEEN,
         KEYS,
         STREAMS,
         UPGRADES,
+        HTTP,
         CLOSED,
         FRAMES,
         BYTES,

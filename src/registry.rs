@@ -20,7 +20,7 @@ pub use alarms::Alarm;
 use alarms::Alarms;
 use futures_util::task::AtomicWaker;
 use overview::Meter;
-pub use overview::{Glimpse, Tally};
+pub use overview::{Gauge, Glimpse, Tally};
 use renewals::Inbox;
 pub use renewals::{Live as LiveStream, Renewal};
 use tokio::task::AbortHandle;
@@ -72,6 +72,15 @@ impl Standing {
     }
 }
 
+/// What has a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A plain request and its answer, held to a token. Counts as no stream.
+    Http,
+    /// A stream.
+    Stream,
+}
+
 /// How many streams there may be; `None` for no limit.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Caps {
@@ -114,6 +123,8 @@ impl Drop for Shared {
 #[derive(Debug, Default)]
 struct Live {
     places: HashMap<u64, Arc<Place>>,
+    /// Of them, those that are streams, in all and by route.
+    streams: usize,
     by_route: HashMap<Arc<str>, usize>,
     by_handle: HashMap<OpaqueHash, u64>,
     /// What has passed up and down on streams that have ended.
@@ -122,6 +133,7 @@ struct Live {
 
 #[derive(Debug)]
 struct Place {
+    kind: Kind,
     route: Arc<str>,
     peer: SocketAddr,
     principal: Principal,
@@ -183,7 +195,7 @@ impl Registry {
 
     /// Live streams, reserved places included.
     pub fn len(&self) -> usize {
-        self.lock().places.len()
+        self.lock().streams
     }
 
     /// Whether there is no live stream.
@@ -198,22 +210,26 @@ impl Registry {
         let mut live = self.lock();
         let on_route = live.by_route.get(&entry.route).copied().unwrap_or(0);
         let full = |count: usize, cap: Option<usize>| cap.is_some_and(|cap| count >= cap);
-        if full(live.places.len(), caps.total) || full(on_route, caps.route) {
+        if full(live.streams, caps.total) || full(on_route, caps.route) {
             return Err(Refused::Full);
         }
-        let Entry { route, peer, principal, handle, since, standing } = entry;
-        if let Some(handle) = handle {
+        if let Some(handle) = entry.handle {
             match live.by_handle.entry(handle) {
                 hash_map::Entry::Occupied(_) => return Err(Refused::HandleTaken),
                 hash_map::Entry::Vacant(free) => drop(free.insert(id)),
             }
         }
-        live.by_route.insert(route.clone(), on_route + 1);
-        let (standing, inbox) = (Mutex::new(standing), Mutex::default());
-        let (mailbox, meter) = (Mailbox::default(), Meter::default());
-        let place = Arc::new(Place { route, peer, principal, handle, since, standing, inbox, mailbox, meter });
-        live.places.insert(id, place.clone());
+        live.by_route.insert(entry.route.clone(), on_route + 1);
+        live.streams += 1;
+        let place = live.place(id, Kind::Stream, entry);
         Ok(Guard { id, place, alarm: None, registry: self.0.clone() })
+    }
+
+    /// A place for a plain request: it is signalled like a stream, and counts under no cap.
+    pub fn enter_http(&self, entry: Entry) -> Guard {
+        let id = self.0.next.fetch_add(1, Ordering::Relaxed) + 1;
+        let place = self.lock().place(id, Kind::Http, entry);
+        Guard { id, place, alarm: None, registry: self.0.clone() }
     }
 
     /// Signals every stream.
@@ -253,6 +269,17 @@ impl Registry {
 
     fn lock(&self) -> MutexGuard<'_, Live> {
         lock(&self.0.live)
+    }
+}
+
+impl Live {
+    fn place(&mut self, id: u64, kind: Kind, entry: Entry) -> Arc<Place> {
+        let Entry { route, peer, principal, handle, since, standing } = entry;
+        let (standing, inbox) = (Mutex::new(standing), Mutex::default());
+        let (mailbox, meter) = (Mailbox::default(), Meter::default());
+        let place = Arc::new(Place { kind, route, peer, principal, handle, since, standing, inbox, mailbox, meter });
+        self.places.insert(id, place.clone());
+        place
     }
 }
 
@@ -333,7 +360,11 @@ impl Drop for Guard {
         lock(&self.place.inbox).close();
         let mut live = lock(&self.registry.live);
         live.places.remove(&self.id);
-        let Place { route, handle, meter, .. } = &*self.place;
+        let Place { kind, route, handle, meter, .. } = &*self.place;
+        if *kind == Kind::Http {
+            return;
+        }
+        live.streams -= 1;
         let (upward, downward) = meter.read();
         live.ended.0.add(upward);
         live.ended.1.add(downward);

@@ -10,7 +10,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use http::{HeaderName, HeaderValue};
 use portcullis::clock::{Clock, Now, Wall};
 use portcullis::gateway::identity::{Encoding, Form, Identity, Introduction};
-use portcullis::gateway::route::{Origins, Reject, Renewal, Rewrite, Route};
+use portcullis::gateway::route::{Http, Origins, Reject, Renewal, Rewrite, Route};
 use portcullis::gateway::{Config, Gateway};
 use portcullis::listen::{self, CertificateFiles, Listener};
 use portcullis::registry::Registry;
@@ -86,6 +86,7 @@ fn route(service: SocketAddr) -> Route {
         origin: Rewrite::Preserve,
         forwarded: true,
         strip_prefix: false,
+        http: Http::default(),
         introduction: Introduction { identity: vec![subject()], ..Introduction::default() },
         limits: Limits { close_timeout: Duration::from_millis(200), ..Limits::default() }.into(),
         codes: Arc::default(),

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::Desk;
 use super::reply::{json, problem};
 use crate::clock::Now;
-use crate::registry::Glimpse;
+use crate::registry::{Glimpse, Kind};
 use crate::stream::Signal;
 
 impl Desk {
@@ -42,6 +42,10 @@ impl Desk {
 fn shown(glimpse: &Glimpse, now: Now) -> Value {
     json!({
         "id": glimpse.id,
+        "kind": match glimpse.kind {
+            Kind::Http => "http",
+            Kind::Stream => "stream",
+        },
         "route": &*glimpse.route,
         "address": glimpse.peer.to_string(),
         "principal": glimpse.principal.to_string(),

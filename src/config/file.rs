@@ -132,6 +132,7 @@ pub(super) struct Route {
     pub(super) forwarded: Key<String>,
     pub(super) strip_prefix: Key<bool>,
     pub(super) strict_path: Key<bool>,
+    pub(super) http: Http,
     pub(super) introduction: Introduction,
     pub(super) max_streams: Key<usize>,
     pub(super) max_stream: Key<Duration>,
@@ -152,6 +153,14 @@ pub(super) struct Door {
     pub(super) auth_timeout: Key<Duration>,
     pub(super) subprotocols: Key<List>,
     pub(super) reject: Key<String>,
+}
+
+/// What a route says of plain HTTP.
+#[derive(Debug)]
+pub(super) struct Http {
+    pub(super) http: Key<String>,
+    pub(super) response_timeout: Key<Duration>,
+    pub(super) upload_timeout: Key<Duration>,
 }
 
 /// `first_message` of a route.
@@ -308,6 +317,7 @@ fn route(mut s: Section<'_>) -> Route {
         forwarded: s.text("forwarded", "\"on\""),
         strip_prefix: s.boolean("strip_prefix"),
         strict_path: s.boolean("strict_path"),
+        http: http(&mut s),
         introduction: introduction::introduction(&mut s),
         max_streams: s.number("max_streams", 0, 10_000_000, 5_000),
         max_stream: s.duration("max_stream"),
@@ -321,6 +331,14 @@ fn route(mut s: Section<'_>) -> Route {
     };
     s.finish();
     route
+}
+
+fn http(s: &mut Section<'_>) -> Http {
+    Http {
+        http: s.text("http", "\"require\""),
+        response_timeout: s.duration("http_response_timeout"),
+        upload_timeout: s.duration("http_upload_timeout"),
+    }
 }
 
 fn door(s: &mut Section<'_>) -> Door {

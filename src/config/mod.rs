@@ -13,6 +13,7 @@ mod demands;
 mod door;
 mod file;
 mod files;
+mod http;
 mod identity;
 mod issuers;
 mod key_sets;

@@ -12,6 +12,7 @@ use super::demands::demands;
 use super::door::{first_message, reject};
 use super::file;
 use super::files::Context;
+use super::http::http;
 use super::identity::{introduction, note_in_clear};
 use super::issuers::Issuers;
 use super::problem::{Place, Placed, Problem, nearest, suggest};
@@ -68,6 +69,7 @@ pub(super) fn routes(typed: &[file::Route], from: &Issuers, known: &[&str], cont
         let reject = reject(typed.door.reject.as_ref(), context);
         let renewal = renewal(&typed.renewal, context);
         let ticket_lifetime = positive(typed.ticket_lifetime.as_ref(), "ticket_lifetime", 30_000, context);
+        let http = http(typed, &carriers, context);
         let introduction = introduction(&typed.introduction, context);
         let (host, origin) = (host(typed.host.as_ref(), context), origin(typed.origin.as_ref(), context));
         let forwarded = forwarded(typed.forwarded.as_ref(), context);
@@ -91,6 +93,7 @@ pub(super) fn routes(typed: &[file::Route], from: &Issuers, known: &[&str], cont
             origin,
             forwarded,
             strip_prefix: typed.strip_prefix.as_ref().is_some_and(|strip| strip.value),
+            http,
             introduction,
             limits: limits.into(),
             codes: codes.into(),

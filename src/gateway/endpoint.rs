@@ -32,7 +32,7 @@ pub struct Endpoints<S> {
     inner: S,
 }
 
-/// Marks an answer of the gateway's own that is no refusal.
+/// Marks an answer that is no refusal, and that is told by whoever answered.
 #[derive(Clone, Copy, Debug)]
 pub struct Answered;
 
@@ -154,7 +154,7 @@ pub struct Page {
 
 impl Page {
     /// The page that has sent a request, which [`origin::check_page`] has let through.
-    fn of(route: &Route, headers: &HeaderMap) -> Option<Self> {
+    pub(super) fn of(route: &Route, headers: &HeaderMap) -> Option<Self> {
         let origin = headers.get(ORIGIN)?;
         Some(match route.origins {
             Origins::Any => Self { origin: HeaderValue::from_static("*"), listed: false },

@@ -201,7 +201,7 @@ fn outgoing(admitted: &Admitted<Tokenless>, to: &upstream::Config) -> Result<Req
 }
 
 /// `path` without `prefix`, with `query`: in origin form, every byte as it came.
-fn target(path: &str, prefix: &str, query: Option<&str>) -> Option<Uri> {
+pub(super) fn target(path: &str, prefix: &str, query: Option<&str>) -> Option<Uri> {
     let rest = path::after_prefix(path, prefix)?;
     let slash = if rest.starts_with('/') { "" } else { "/" };
     let (mark, query) = query.map_or(("", ""), |query| ("?", query));
@@ -239,7 +239,7 @@ impl Shared {
 }
 
 /// Why a token that is revoked is refused.
-fn revoked(cause: Cause) -> Denial {
+pub(super) fn revoked(cause: Cause) -> Denial {
     let detail = match cause {
         Cause::Claim(Kind::Jti) => "the token's jti is revoked",
         Cause::Claim(Kind::Sid) => "the token's sid is revoked",

@@ -6,6 +6,7 @@
 
 pub mod address;
 pub mod authenticate;
+pub mod body;
 pub mod client;
 pub mod door;
 pub mod endpoint;
@@ -17,6 +18,7 @@ pub mod limit;
 pub mod narrow;
 pub mod observe;
 pub mod origin;
+pub mod pass;
 pub mod path;
 pub mod peer;
 pub mod rejection;
@@ -37,12 +39,13 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
-use http_body_util::Full;
+use hyper::body::Body as HttpBody;
 use ipnet::IpNet;
 use tokio_util::task::TaskTracker;
 use tower::util::BoxCloneSyncService;
 use tower::{Service as _, ServiceBuilder};
 
+pub use body::{Body, BoxError};
 pub use peer::Peer;
 
 use crate::clock::Clock;
@@ -50,11 +53,13 @@ use crate::registry::Registry;
 use crate::stream::CloseReason;
 use crate::telemetry::Metrics;
 use authenticate::Authenticate;
+use body::Upload;
 use endpoint::{Endpoints, Page};
 use first_message::Doorkeeper;
 use forward::Forward;
 use narrow::narrow;
 use observe::Observe;
+use pass::Pass;
 use respond::Respond;
 use route::Route;
 use ticket::Tickets;
@@ -70,6 +75,7 @@ fn stack(shared: &Arc<Shared>) -> Pipeline {
         .layer_fn(Respond) //                                       Rejection -> problem JSON
         .layer(narrow(route::choose)) //                            Arrived   -> Routed: a sane target that a route takes
         .layer_fn(Endpoints::with(shared.clone())) //               what the gateway itself answers on a route: renewals, tickets
+        .layer_fn(Pass::with(shared.clone())) //                    plain HTTP, where the route has it, goes on to the service
         .layer_fn(TurnAway::with(shared.clone())) //                Rejection -> a Close, where the route says so
         .layer(narrow(move |routed| limit::check(&room, routed))) //   Routed  -> Within: the gateway takes new streams
         .layer(narrow(move |within| origin::check(&pages, within))) // Within -> Welcome: from a page that may
@@ -171,8 +177,12 @@ impl Gateway {
         self.shared.draining()
     }
 
-    /// Answers one request. A body that comes with it is not read.
-    pub async fn answer<B>(&self, request: Request<B>, peer: Arc<Peer>) -> Response<Body> {
+    /// Answers one request. A body that comes with it is read only by a service that the request is passed on to.
+    pub async fn answer<B>(&self, request: Request<B>, peer: Arc<Peer>) -> Response<Body>
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
         let visit = Arc::new(Visit {
             peer,
             rules: self.shared.rules.load_full(),
@@ -180,25 +190,22 @@ impl Gateway {
             page: OnceLock::new(),
             own: OnceLock::new(),
         });
-        let (head, _body) = request.into_parts();
+        let (head, body) = request.into_parts();
         if let Some(fallback) = &self.fallback
             && !head.headers.contains_key(http::header::UPGRADE)
             // A request whose host is in doubt is the pipeline's to refuse.
             && route::named(&head.headers, &head.uri).is_ok_and(|(_, host)| visit.peer.serves(&host))
             && let Some(response) = fallback(&head, visit.peer.address)
         {
-            return response.map(Full::new);
+            return response.map(Body::from);
         }
-        let arrived = Arrived { visit, request: Request::from_parts(head, ()) };
+        let arrived = Arrived { visit, request: Request::from_parts(head, Upload::new(body)) };
         match self.pipeline.clone().call(arrived).await {
             Ok(response) => response,
             Err(never) => match never {},
         }
     }
 }
-
-/// The body of every reply: small, and there at once.
-pub type Body = Full<Bytes>;
 
 type Pipeline = BoxCloneSyncService<Arrived, Response<Body>, Infallible>;
 
@@ -264,5 +271,5 @@ impl Visit {
 /// A request as it came, before anything was checked.
 pub struct Arrived {
     visit: Arc<Visit>,
-    request: Request<()>,
+    request: Request<Upload>,
 }

@@ -35,6 +35,8 @@ pub enum Rejection {
     Misdirected,
     /// No route for host and path.
     NoRoute,
+    /// `TRACE`, which would show a service's headers to its client.
+    NoTrace,
     /// There are as many streams as there may be.
     TooMany,
     /// There are as many tickets as there may be, of this principal or of all.
@@ -43,6 +45,8 @@ pub enum Rejection {
     UpgradeRequired,
     /// Every endpoint of the service has as many streams as it may have.
     UpstreamFull,
+    /// The body of a request stood still for too long.
+    UploadTimeout,
     /// The service answered something that is no answer.
     UpstreamInvalid(String),
     /// There is no connection to the service.
@@ -102,11 +106,13 @@ impl Rejection {
             }
             Self::Unanswered => (S::SERVICE_UNAVAILABLE, "unavailable", retry()),
             Self::Misdirected => (S::MISDIRECTED_REQUEST, "misdirected", None),
+            Self::NoTrace => (S::METHOD_NOT_ALLOWED, "method", says(header::ALLOW, NOT_TRACE)),
             Self::NoRoute => (S::NOT_FOUND, "no_route", None),
             Self::TooMany | Self::TooManyTickets | Self::UpstreamFull => {
                 (S::TOO_MANY_REQUESTS, "rate_limited", retry())
             }
             Self::UpgradeRequired => (S::UPGRADE_REQUIRED, "upgrade_required", says(header::UPGRADE, "websocket")),
+            Self::UploadTimeout => (S::REQUEST_TIMEOUT, "request_timeout", None),
             Self::UpstreamInvalid(_) | Self::UpstreamSubprotocol(_) => (S::BAD_GATEWAY, "upstream_invalid", None),
             Self::UpstreamRefused(_) => (S::BAD_GATEWAY, "upstream_refused", None),
             Self::UpstreamTimeout(_) => (S::GATEWAY_TIMEOUT, "upstream_timeout", None),
@@ -183,11 +189,13 @@ impl Rejection {
             Self::NotRenewed(error) => Cow::Owned(error.to_string()),
             Self::Unanswered => Cow::Borrowed("the stream has not said what it makes of the fresh token"),
             Self::Misdirected => Cow::Borrowed("the certificate does not cover Host, and SNI was another name"),
+            Self::NoTrace => Cow::Borrowed("TRACE is not passed on"),
             Self::NoRoute => Cow::Borrowed("no route for host and path"),
             Self::TooMany => Cow::Borrowed("as many streams as allowed"),
             Self::TooManyTickets => Cow::Borrowed("as many unused tickets as allowed"),
             Self::UpstreamFull => Cow::Borrowed("every endpoint of the service has as many streams as allowed"),
             Self::UpgradeRequired => Cow::Borrowed("not a WebSocket upgrade"),
+            Self::UploadTimeout => Cow::Borrowed("the client has not sent the rest of its request"),
             Self::Version => Cow::Borrowed("Sec-WebSocket-Version is not 13"),
         }
     }
@@ -249,6 +257,8 @@ impl From<upstream::Error> for Rejection {
     }
 }
 
+/// Where `TRACE` is refused.
+const NOT_TRACE: &str = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT";
 /// RFC 6750, section 3.1.
 const INSUFFICIENT_SCOPE: &str = "Bearer error=\"insufficient_scope\"";
 /// Seconds after which a client may try again.

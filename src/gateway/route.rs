@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderValue, Request, Uri};
 
 use crate::admission::Afterwards;
 use crate::clock::Wall;
+use crate::gateway::body::Upload;
 use crate::gateway::first_message::Expected;
 use crate::gateway::identity::Introduction;
 use crate::gateway::path;
@@ -48,6 +49,36 @@ pub enum Reject {
     Http,
     /// By a `101` and a Close, where the refusal has one.
     Close,
+}
+
+/// What becomes of requests that are no upgrades.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Access {
+    /// They are refused.
+    #[default]
+    Refuse,
+    /// They go on with a good token.
+    Require,
+    /// They go on; no token is looked for.
+    Pass,
+}
+
+/// How plain HTTP passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Http {
+    /// Whether it does.
+    pub access: Access,
+    /// How long the service may take to begin its answer once it has the whole request.
+    pub response_timeout: Duration,
+    /// How long the body of a request may stand still, whoever it waits for.
+    pub upload_timeout: Duration,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        let minute = Duration::from_secs(60);
+        Self { access: Access::default(), response_timeout: minute, upload_timeout: minute }
+    }
 }
 
 /// How the streams of a route are renewed.
@@ -117,6 +148,8 @@ pub struct Route {
     pub forwarded: bool,
     /// Whether the path prefix is taken off before the request goes on.
     pub strip_prefix: bool,
+    /// What becomes of requests that are no upgrades.
+    pub http: Http,
     /// What its service is told with each upgrade.
     pub introduction: Introduction,
     /// The bounds within which a stream ends.
@@ -159,7 +192,7 @@ pub struct Routed {
     pub(super) route: Arc<Route>,
     /// `Host` as the client sent it.
     pub(super) host: HeaderValue,
-    pub(super) request: Request<()>,
+    pub(super) request: Request<Upload>,
 }
 
 /// Picks the route: among those that take the host and the path, the one that names the host best, then the one with
@@ -202,7 +235,7 @@ pub(super) fn named<'a>(headers: &'a HeaderMap, target: &Uri) -> Result<(&'a Hea
 }
 
 /// How many bytes the request line and the headers take, at the least.
-fn head_size(request: &Request<()>) -> usize {
+fn head_size(request: &Request<Upload>) -> usize {
     let uri = request.uri();
     let target = uri.path_and_query().map_or(0, |target| target.as_str().len());
     let absolute = uri.authority().map_or(0, |authority| "https://".len() + authority.as_str().len());
@@ -259,6 +292,7 @@ mod tests {
             origin: Rewrite::Preserve,
             forwarded: true,
             strip_prefix: false,
+            http: Http::default(),
             introduction: Introduction::default(),
             limits: Arc::default(),
             codes: Arc::default(),
@@ -290,7 +324,7 @@ mod tests {
         for host in hosts {
             request = request.header(HOST, *host);
         }
-        let arrived = Arrived { visit: Arc::new(visit), request: request.body(()).unwrap() };
+        let arrived = Arrived { visit: Arc::new(visit), request: request.body(Upload::default()).unwrap() };
         choose(arrived).map(|routed| routed.route.name.to_string())
     }
 

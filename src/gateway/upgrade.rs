@@ -29,6 +29,6 @@ pub fn check(welcome: Welcome) -> Result<Upgrade, Rejection> {
     let Routed { visit, route, host, request } = welcome.into_routed();
     let key = handshake::check_request(request.method(), request.version(), request.headers())?;
     let client = Client::of(&request).ok_or(RequestError::NotAnUpgrade)?;
-    let (head, ()) = request.into_parts();
+    let (head, _body) = request.into_parts();
     Ok(Upgrade { visit, route, host, target: head.uri, headers: head.headers, key, client })
 }

@@ -1,7 +1,7 @@
 //! One connection, from TLS to the last of its requests.
 //!
 //! Every wait is bounded: the TLS handshake, each request head, the time in which a client takes a reply, and the time of
-//! all requests together that become no stream ([`Settings::longest`]); a service that is being dialled when that is over
+//! all requests together that become no stream and are not passed on ([`Settings::longest`]); a service that is being dialled when that is over
 //! is still awaited, within the bounds that its route sets. A connection whose request becomes a stream leaves this task; the
 //! stream has a task of its own and keeps the permit for as long as it lives.
 
@@ -16,7 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +25,7 @@ use crate::listen::Settings;
 use crate::listen::http2;
 use crate::listen::tls::{HTTP2, Tls};
 use crate::listen::turns::in_turn;
+use crate::listen::work::Work;
 use crate::names::field;
 use crate::wire::server::{self, Accepted};
 
@@ -82,13 +83,13 @@ async fn http<T>(
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let address = peer.address;
-    let (working, work) = watch::channel(false);
+    let work = Work::new();
+    let begun = work.clone();
     let service = service_fn(move |request| {
-        let (gateway, peer, working) = (gateway.clone(), peer.clone(), Working::begin(&working));
+        let (gateway, peer, working) = (gateway.clone(), peer.clone(), begun.begin());
         async move {
             let response = gateway.answer(request, peer).await;
-            drop(working);
-            Ok::<_, Infallible>(response)
+            Ok::<_, Infallible>(response.map(|body| working.through(body)))
         }
     });
     let mut connection = pin!(
@@ -99,7 +100,8 @@ async fn http<T>(
             .serve_connection(TokioIo::new(io), service)
             .with_upgrades()
     );
-    let mut stuck = pin!(self::stuck(work.clone(), settings.request_timeout.saturating_add(TAKING_A_REPLY)));
+    let mut stuck = pin!(work.clone().stuck(settings.request_timeout.saturating_add(TAKING_A_REPLY)));
+    let mut cut = pin!(work.clone().cut());
     let (mut leaving, mut late) = (false, false);
     loop {
         tokio::select! {
@@ -113,12 +115,18 @@ async fn http<T>(
                 leaving = true;
                 connection.as_mut().graceful_shutdown();
             }
+            // Dropped with what is left of the answer, and without a last chunk: it cannot be taken for whole.
+            () = &mut cut => return,
             () = overdue.as_mut(), if !late => {
+                if work.was_of_use() {
+                    overdue = Box::pin(tokio::time::sleep(settings.longest()));
+                    continue;
+                }
                 late = true;
                 tracing::debug!({ field::PEER } = %address, "no stream on this connection in all its time");
                 // What is being answered is still answered; then, or from now on, there is only time to take that.
                 connection.as_mut().graceful_shutdown();
-                stuck.set(self::stuck(work.clone(), TAKING_A_REPLY));
+                stuck.set(work.clone().stuck(TAKING_A_REPLY));
             }
             () = &mut stuck => {
                 tracing::debug!({ field::PEER } = %address, "the client does not take its reply");
@@ -143,56 +151,7 @@ fn broken(address: SocketAddr, error: &hyper::Error) {
     }
 }
 
-/// Says that a request is being answered, until it is dropped.
-struct Working(watch::Sender<bool>);
-
-impl Working {
-    fn begin(working: &watch::Sender<bool>) -> Self {
-        working.send_replace(true);
-        Self(working.clone())
-    }
-}
-
-impl Drop for Working {
-    fn drop(&mut self) {
-        self.0.send_replace(false);
-    }
-}
-
-/// Ends when nothing was being answered for `limit`. The header timeout ends a connection that waits for a request
-/// before that, so this one is still writing a reply that its client does not read.
-async fn stuck(mut work: watch::Receiver<bool>, limit: Duration) {
-    loop {
-        let working = *work.borrow_and_update();
-        let limit = if working { Duration::MAX } else { limit };
-        match tokio::time::timeout(limit, work.changed()).await {
-            Ok(Ok(())) => {}
-            // The service is gone, and with it the connection.
-            Ok(Err(_)) => std::future::pending().await,
-            Err(_) => return,
-        }
-    }
-}
-
 /// How long a client may take to take a reply.
 pub(super) const TAKING_A_REPLY: Duration = Duration::from_secs(10);
 /// hyper's least buffer, bytes.
 const SMALLEST_HEAD: usize = 8192;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_connection_is_stuck_only_while_nothing_is_being_answered() {
-        let (working, work) = watch::channel(false);
-        let limit = Duration::from_secs(20);
-        let mut stuck = tokio::spawn(stuck(work, limit));
-        let busy = Working::begin(&working);
-        let hour = Duration::from_secs(3600);
-        assert!(tokio::time::timeout(hour, &mut stuck).await.is_err(), "a slow service is no stuck client");
-        drop(busy);
-        assert!(tokio::time::timeout(Duration::from_secs(19), &mut stuck).await.is_err());
-        assert!(tokio::time::timeout(Duration::from_secs(2), &mut stuck).await.is_ok());
-    }
-}

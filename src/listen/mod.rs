@@ -11,6 +11,7 @@ mod http2;
 pub mod tls;
 mod turns;
 pub mod validity;
+mod work;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::clock::{Now, Wall};
-use crate::registry::{Guard, Place, Registry, Signals, Standing, lock};
+use crate::registry::{Guard, Kind, Place, Registry, Signals, Standing, lock};
 use crate::revocation::{Ban, Cause, Revocations};
 use crate::secret::Fingerprint;
 use crate::stream::{Signal, Traffic};
@@ -20,6 +20,8 @@ use crate::token::keys::store::Change;
 pub struct Glimpse {
     /// Its number, unique in the process.
     pub id: u64,
+    /// What it is.
+    pub kind: Kind,
     /// The route's name.
     pub route: Arc<str>,
     /// The client's address.
@@ -93,6 +95,9 @@ impl Registry {
             Tally { routes, upward, downward }
         };
         self.walk(&self.ids(), |_, place| {
+            if place.kind == Kind::Http {
+                return;
+            }
             let (upward, downward) = place.meter.read();
             tally.upward.add(upward);
             tally.downward.add(downward);
@@ -198,9 +203,30 @@ impl Guard {
         self.place.meter.set(upward, downward);
     }
 
+    /// By which somebody else than the task of the guard can tell what has passed.
+    pub fn gauge(&self) -> Gauge {
+        Gauge(self.place.clone())
+    }
+
     /// Counts the answer to a renewal: `renewed`, or why not.
     pub fn count_renewal(&self, result: &'static str) {
         self.registry.metrics.renewal(&self.place.route, result);
+    }
+}
+
+/// See [`Guard::gauge`]. Keeps no place.
+#[derive(Debug)]
+pub struct Gauge(Arc<Place>);
+
+impl Gauge {
+    /// Tells what has passed so far.
+    pub fn set(&self, upward: Traffic, downward: Traffic) {
+        self.0.meter.set(upward, downward);
+    }
+
+    /// What was last told.
+    pub fn read(&self) -> (Traffic, Traffic) {
+        self.0.meter.read()
     }
 }
 
@@ -209,6 +235,7 @@ fn glimpse(id: u64, place: &Place) -> Glimpse {
     let (upward, downward) = place.meter.read();
     Glimpse {
         id,
+        kind: place.kind,
         route: place.route.clone(),
         peer: place.peer,
         principal: place.principal.fingerprint(),

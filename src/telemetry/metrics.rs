@@ -35,10 +35,11 @@ struct Inner {
     registry: Registry,
     streams: Family<Route, Gauge>,
     upgrades: Family<Upgrade, Counter>,
+    http: Family<ByResult, Counter>,
     closed: Family<Closed, Counter>,
     frames: Family<Direction, Counter>,
     bytes: Family<Direction, Counter>,
-    renewals: Family<Renewal, Counter>,
+    renewals: Family<ByResult, Counter>,
     remaining: Histogram,
     lateness: Histogram,
     connect: Histogram,
@@ -91,7 +92,7 @@ struct Closed {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Renewal {
+struct ByResult {
     route: Arc<str>,
     result: &'static str,
 }
@@ -129,6 +130,7 @@ impl Metrics {
             registry: Registry::default(),
             streams: Family::default(),
             upgrades: Family::default(),
+            http: Family::default(),
             closed: Family::default(),
             frames: Family::default(),
             bytes: Family::default(),
@@ -172,6 +174,11 @@ impl Metrics {
         self.0.connect.observe(took.as_secs_f64());
     }
 
+    /// A plain request was passed on, or its answer was cut.
+    pub fn http(&self, route: &Arc<str>, result: &'static str) {
+        self.0.http.get_or_create(&ByResult { route: route.clone(), result }).inc();
+    }
+
     /// A stream has ended.
     pub fn closed(&self, route: &Arc<str>, outcome: &Outcome) {
         self.0.closed.get_or_create(&Closed { route: route.clone(), cause: outcome.reason.as_str() }).inc();
@@ -182,7 +189,7 @@ impl Metrics {
 
     /// A renewal was answered: `renewed`, or the public reason of its refusal.
     pub fn renewal(&self, route: &Arc<str>, result: &'static str) {
-        self.0.renewals.get_or_create(&Renewal { route: route.clone(), result }).inc();
+        self.0.renewals.get_or_create(&ByResult { route: route.clone(), result }).inc();
     }
 
     /// The config was read, at the start or again; whether it is in force.
@@ -251,6 +258,7 @@ impl Inner {
         let registry = &mut self.registry;
         add(registry, metric::STREAMS, "Live streams, by route", &self.streams);
         add(registry, metric::UPGRADES, "Requests answered, by route, result and public reason", &self.upgrades);
+        add(registry, metric::HTTP, "Plain requests: passed on, and of these cut, by route", &self.http);
         add(registry, metric::CLOSED, "Streams that have ended, by route and cause", &self.closed);
         add(registry, metric::FRAMES, "Frames passed on, by the side that they went to", &self.frames);
         add(registry, metric::BYTES, "Bytes of frames passed on, by the side that they went to", &self.bytes);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::names::field;
 use crate::secret::Fingerprint;
-use crate::stream::Outcome;
+use crate::stream::{CloseReason, Outcome};
 
 /// What both lines of a stream say.
 #[derive(Clone, Debug)]
@@ -26,7 +26,37 @@ pub struct StreamLine<'a> {
     pub renewals: u32,
 }
 
+/// An answer to a plain request that was cut.
+#[derive(Clone, Copy, Debug)]
+pub struct Cut {
+    /// Why.
+    pub reason: CloseReason,
+    /// How long after it began.
+    pub lived: Duration,
+    /// Bytes of the request's body that had passed.
+    pub bytes_up: u64,
+    /// Bytes of the answer's.
+    pub bytes_down: u64,
+}
+
 impl StreamLine<'_> {
+    /// Writes the line that says that an answer was cut.
+    pub fn cut(&self, cut: &Cut) {
+        tracing::info!(
+            { field::STREAM } = self.stream,
+            { field::ROUTE } = self.route,
+            { field::PEER } = %self.peer,
+            { field::JTI } = self.jti.as_deref(),
+            { field::TOKEN } = %self.token,
+            { field::CAUSE } = cut.reason.as_str(),
+            { field::BY } = cut.reason.by().as_str(),
+            { field::DURATION } = seconds(cut.lived),
+            { field::BYTES_UP } = cut.bytes_up,
+            { field::BYTES_DOWN } = cut.bytes_down,
+            "answer cut"
+        );
+    }
+
     /// Writes the line that says that the stream is open.
     pub fn open(&self) {
         tracing::info!(

@@ -81,6 +81,8 @@ pub enum Purpose {
     FirstMessage,
     /// To move the deadline of a live stream.
     Renewal,
+    /// To pass a plain request on.
+    Request,
     /// To hand out a ticket.
     Ticket,
 }

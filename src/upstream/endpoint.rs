@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::clock::{Clock, Mono};
 use crate::upstream::dial::{self, Connected};
+use crate::upstream::pool::Pool;
 use crate::upstream::{Config, Error};
 
 /// What an endpoint is used for.
@@ -47,6 +48,8 @@ pub struct Endpoint {
     /// The one address that it stands for; `None`: the name is looked up for each dial.
     address: Option<SocketAddr>,
     rules: Rules,
+    /// Of this config only.
+    pool: Pool,
     state: Arc<State>,
 }
 
@@ -85,12 +88,17 @@ impl Drop for Lease {
 impl Endpoint {
     /// An endpoint that is reached like this; `address` is the one that it stands for, if its name was looked up already.
     pub fn new(config: Config, address: Option<SocketAddr>, rules: Rules) -> Self {
-        Self { config, address, rules, state: Arc::default() }
+        Self { config, address, rules, pool: Pool::default(), state: Arc::default() }
     }
 
     /// How it is reached.
     pub const fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Its connections that wait for a plain request.
+    pub const fn pool(&self) -> &Pool {
+        &self.pool
     }
 
     /// Streams and requests that are on it.

@@ -1,12 +1,14 @@
 //! The service's side of a stream: connect under a deadline, upgrade, check the answer.
 //!
 //! Owns the connection to the service until it is upgraded, and the choice among a service's endpoints. Does not decide
-//! what is sent (the gateway's `forward` stage builds the request) and keeps no connection for later: each stream has its
-//! own. Dropping a future of this module closes whatever it had opened. Called by `forward`.
+//! what is sent (the gateway's `forward` and `pass` stages build the request). Each stream has a connection of its own; those
+//! of plain requests are kept for the next one. Dropping a future of this module closes whatever it had opened.
 
 pub mod dial;
 pub mod endpoint;
+pub mod exchange;
 pub mod handshake;
+pub mod pool;
 pub mod service;
 pub mod trust;
 

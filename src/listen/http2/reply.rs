@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Versio
 use http_body::Body;
 use http_body_util::{BodyExt as _, Either, Empty};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::gateway::{Gateway, Peer};
@@ -37,7 +38,13 @@ pub(super) async fn answer(
         let request = Request::from_parts(head, body);
         let Some(response) = pending(&mut respond, gateway.answer(request, peer)).await else { return };
         let _carried = response.status().as_u16().lt(&400).then(|| busy.carried());
-        return send(respond, response, headless, patience, &clock).await;
+        let cut = response.body().cut();
+        return tokio::select! {
+            biased;
+            // Letting go of a stream that has not ended resets it, and drops what of it is unsent.
+            () = cancelled(cut) => {}
+            () = send(respond, response, headless, patience, &clock) => {}
+        };
     }
     let (hand_over, tunnel) = Tunnel::new();
     head.extensions.insert(tunnel);
@@ -55,6 +62,14 @@ pub(super) async fn answer(
     if let Ok(send) = respond.send_response(Response::from_parts(head, ()), false) {
         // Whoever waits for it may have given up.
         let _ = hand_over.send(Http2Wire::new(send, recv, busy.carried()));
+    }
+}
+
+/// Ends when the answer is cut.
+async fn cancelled(cut: Option<CancellationToken>) {
+    match cut {
+        Some(cut) => cut.cancelled().await,
+        None => std::future::pending().await,
     }
 }
 
