@@ -110,6 +110,8 @@ impl HttpBody for Falling {
         if let Some(trailers) = frame.trailers_mut() {
             headers::clean_answer(trailers);
             clean_trailers(trailers);
+            // Nothing follows them, and nobody asks for it.
+            this.whole = true;
         }
         Poll::Ready(Some(Ok(frame)))
     }

@@ -143,8 +143,8 @@ impl HttpBody for Rising {
                 }
                 progress.touch(&this.clock);
                 progress.stage.store(SERVICE, Ordering::Relaxed);
-                // Whoever knows the length does not ask for the end.
-                if this.body.is_end_stream() {
+                // Whoever knows the length, or has the trailers, does not ask for the end.
+                if this.body.is_end_stream() || frame.is_trailers() {
                     this.ended();
                 }
                 return Poll::Ready(Some(Ok(frame)));
