@@ -5,7 +5,7 @@
 
 REAL = target/real
 
-.PHONY: test test-buffered quick check doc autobahn bench expiry renewals forged micro instructions real clean-real
+.PHONY: test test-buffered test-http2 quick check doc autobahn bench expiry renewals forged micro instructions real clean-real
 
 test: real
 	cd clients/js && npm test
@@ -15,6 +15,13 @@ test: real
 # buffers are larger.
 test-buffered:
 	cargo test --locked --features buffered-tls
+
+# What streams promise, over HTTP/2: suites whose clients speak HTTP/1.1 otherwise. Left out are crowds with a connection each,
+# and what they cost.
+test-http2:
+	TEST_HTTP2=1 cargo test --locked --test expiry --test renewal --test renewal_in_band --test reject_close \
+		--test first_message --test revocation --test tickets --test identity --test life --test admission \
+		-- --skip expire_together --skip a_stream_that_waits_is_cheap --skip a_thousand_live_streams
 
 quick:
 	cargo test --locked

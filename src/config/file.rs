@@ -158,7 +158,7 @@ pub(super) struct Door {
 /// What a route says of plain HTTP.
 #[derive(Debug)]
 pub(super) struct Http {
-    pub(super) http: Key<String>,
+    pub(super) access: Key<String>,
     pub(super) response_timeout: Key<Duration>,
     pub(super) upload_timeout: Key<Duration>,
 }
@@ -335,7 +335,7 @@ fn route(mut s: Section<'_>) -> Route {
 
 fn http(s: &mut Section<'_>) -> Http {
     Http {
-        http: s.text("http", "\"require\""),
+        access: s.text("http", "\"require\""),
         response_timeout: s.duration("http_response_timeout"),
         upload_timeout: s.duration("http_upload_timeout"),
     }

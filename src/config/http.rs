@@ -8,9 +8,9 @@ use crate::gateway::route::{Access, Http};
 use crate::token::Carrier;
 
 pub(super) fn http(typed: &file::Route, carriers: &[Carrier], context: &Context<'_>) -> Http {
-    let access = typed.http.http.as_ref().map_or(Access::Refuse, |typed| access(typed, context));
+    let access = typed.http.access.as_ref().map_or(Access::Refuse, |typed| access(typed, context));
     let fits = |carrier: &Carrier| matches!(carrier, Carrier::Query(_) | Carrier::Header | Carrier::Cookie(_));
-    if let (Access::Require, false, Some(at)) = (access, carriers.iter().any(fits), &typed.http.http) {
+    if let (Access::Require, false, Some(at)) = (access, carriers.iter().any(fits), &typed.http.access) {
         let problem = Problem::new(&at.place, "no plain request can carry a token here: each would be a 401");
         context.add(problem.remedy("add \"header\", \"query:NAME\" or \"cookie:NAME\" to the route's carriers"));
     }

@@ -16,6 +16,7 @@ use tempfile::TempDir;
 pub use rustix::process::Signal;
 
 use super::certificate::Authority;
+use super::http2::{self, Http2};
 use super::link::{Link, Reply};
 use super::token::{ISSUER, SECRET};
 use super::{PATIENCE, instant};
@@ -173,6 +174,9 @@ impl Gateway {
 
     /// Connects and asks for an upgrade; the answer, and the stream.
     pub async fn ask(&self, target: &str, more: &str) -> (Reply, Link) {
+        if http2::everywhere() {
+            return Http2::connect(self).await.ask(target, more).await;
+        }
         let mut link = self.connect().await;
         let reply = link.request(&self.upgrade(target, more)).await;
         (reply, link)

@@ -44,29 +44,42 @@ impl Http2 {
         Self { sender, authority: format!("localhost:{}", gateway.address().port()), connection }
     }
 
-    /// Asks for a WebSocket. `more`: further header lines, each ended by `\r\n`. A `200` is told as `101`, and gives the
-    /// stream.
-    pub async fn ask(&self, target: &str, more: &str) -> (Reply, Option<Link>) {
+    /// Asks for a WebSocket. `more`: further header lines, each ended by `\r\n`. The answer, whose `200` is told as `101`,
+    /// and the stream.
+    pub async fn ask(&self, target: &str, more: &str) -> (Reply, Link) {
+        let (mut reply, send, mut recv) = self.connect_to(target, more).await;
+        if reply.status != 101 {
+            reply.body = body(&mut recv).await.expect("a body");
+        }
+        let stream = Http2Stream { send, recv, ahead: Bytes::new() };
+        (reply.clone(), Link::over_http2(stream, reply.head))
+    }
+
+    /// Likewise, and gives both halves of the stream as they are.
+    pub async fn connect_to(&self, target: &str, more: &str) -> (Reply, SendStream<Bytes>, RecvStream) {
+        let (response, send) = self.send(self.websocket(target, more), false).await.expect("an answer");
+        let mut reply = reply_head(&response);
+        if reply.status == 200 {
+            reply.status = 101;
+        }
+        (reply, send, response.into_body())
+    }
+
+    /// The request for a WebSocket.
+    pub fn websocket(&self, target: &str, more: &str) -> Request<()> {
         let connect = Request::connect(format!("https://{}{target}", self.authority));
         let connect = fields(more)
             .fold(connect.header("sec-websocket-version", "13"), |connect, (name, value)| connect.header(name, value));
         let mut connect = connect.body(()).expect("a request");
         connect.extensions_mut().insert(Protocol::from_static("websocket"));
-        let (response, send) = self.send(connect, false).await.expect("an answer");
-        let (mut reply, recv) = (reply_head(&response), response.into_body());
-        if reply.status == 200 {
-            reply.status = 101;
-            let tunnel = Http2Stream { send, recv, ahead: Bytes::new() };
-            return (reply.clone(), Some(Link::over_http2(tunnel, reply.head)));
-        }
-        reply.body = body(recv).await.expect("a body");
-        (reply, None)
+        connect
     }
 
     /// Opens a stream with `token` in the query.
     pub async fn open(&self, token: &str) -> Link {
         let (reply, link) = self.ask(&format!("/?access_token={token}"), "").await;
-        link.unwrap_or_else(|| panic!("{}\n{}", reply.head, reply.body_text()))
+        assert_eq!(reply.status, 101, "{}\n{}", reply.head, reply.body_text());
+        link
     }
 
     /// Sends another request, without a body. `more` as in [`Http2::ask`].
@@ -80,7 +93,7 @@ impl Http2 {
         let request = fields(more).fold(request, |request, (name, value)| request.header(name, value));
         let (response, _) = self.send(request.body(()).expect("a request"), true).await?;
         let mut reply = reply_head(&response);
-        reply.body = body(response.into_body()).await?;
+        reply.body = body(&mut response.into_body()).await?;
         Ok(reply)
     }
 
@@ -120,6 +133,11 @@ impl Http2 {
     }
 }
 
+/// Whether streams are opened over HTTP/2 in every test that does not say how: one connection for each.
+pub fn everywhere() -> bool {
+    std::env::var_os("TEST_HTTP2").is_some()
+}
+
 /// TLS with a gateway, HTTP/2 asked for; nothing sent.
 pub async fn tls(gateway: &Gateway) -> TlsStream<TcpStream> {
     let tcp = within(PATIENCE, "connect", TcpStream::connect(gateway.address())).await.expect("connect");
@@ -145,7 +163,7 @@ fn reply_head(response: &Response<RecvStream>) -> Reply {
     Reply { status, head, body: Vec::new() }
 }
 
-async fn body(mut recv: RecvStream) -> Result<Vec<u8>, h2::Error> {
+async fn body(recv: &mut RecvStream) -> Result<Vec<u8>, h2::Error> {
     let mut body = Vec::new();
     while let Some(data) = within(PATIENCE, "a body", recv.data()).await {
         let data = data?;

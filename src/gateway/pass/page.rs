@@ -18,9 +18,10 @@ use crate::ws::handshake::only;
 pub(super) fn check(plain: &Plain) -> Result<(), Rejection> {
     let headers = &plain.headers;
     if headers.contains_key(ORIGIN) {
-        return match may(&plain.route, &plain.host, plain.secure(), headers) {
-            true => Ok(()),
-            false => Err(Rejection::ForeignOrigin("Origin is neither the request's own nor in the route's list")),
+        return if may(&plain.route, &plain.host, plain.secure(), headers) {
+            Ok(())
+        } else {
+            Err(Rejection::ForeignOrigin("Origin is neither the request's own nor in the route's list"))
         };
     }
     if plain.method.is_safe() || !takes_cookies(&plain.route) {
