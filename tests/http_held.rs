@@ -5,7 +5,10 @@ mod common;
 
 use std::time::Duration;
 
-use common::{ADMIN, Admin, Backend, Gateway, Link, Signal, ban, claims, config, instant, mint, token};
+use common::{
+    ADMIN, Admin, Backend, Gateway, Http2, Link, PATIENCE, Signal, ban, claims, config, instant, mint, token, within,
+};
+use http::Request;
 use serde_json::json;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -173,4 +176,83 @@ async fn a_connection_that_is_of_use_outlives_the_time_of_one_that_is_not() {
         assert_eq!(client.reply().await.expect("an answer").status, 200);
         tokio::time::sleep(Duration::from_millis(600)).await;
     }
+}
+
+#[tokio::test]
+async fn over_http2_an_answer_is_reset_and_its_neighbours_go_on() {
+    let mut backend = Backend::start().await;
+    let gateway = Gateway::start(&require(&backend, "")).await;
+    let http2 = Http2::connect(&gateway).await;
+    let ask = |token: String| {
+        let request = Request::get(format!("https://{}/events", http2.authority()));
+        let request = request.header("authorization", format!("Bearer {token}")).header("te", "trailers");
+        http2.send(request.body(()).expect("a request"), true)
+    };
+    let life = Duration::from_secs(3);
+    let begun = instant();
+    let (brief, long) = (ask(token(life)), ask(token(MINUTE)));
+    let serve = async |backend: &mut Backend| {
+        let mut service = backend.connection().await;
+        let head = service.read_head().await.expect("a request");
+        assert!(head.contains("te: trailers"), "{head}");
+        service.raw(EVENTS.replace("\r\n\r\n", "\r\nTrailer: X-Mark\r\n\r\n").as_bytes()).await;
+        service.raw(b"5\r\nfirst\r\n").await;
+        service
+    };
+    let (mut brief, mut service) = {
+        let (answer, service) = tokio::join!(brief, serve(&mut backend));
+        (answer.expect("an answer").0, service)
+    };
+    let (mut long, mut other) = {
+        let (answer, service) = tokio::join!(long, serve(&mut backend));
+        (answer.expect("an answer").0, service)
+    };
+    for answer in [&brief, &long] {
+        for name in ["connection", "transfer-encoding", "keep-alive"] {
+            assert!(!answer.headers().contains_key(name), "{name}");
+        }
+    }
+    assert_eq!(brief.body_mut().data().await.expect("data").expect("data"), "first");
+    assert_eq!(long.body_mut().data().await.expect("data").expect("data"), "first");
+    let ended = within(PATIENCE, "a reset", brief.body_mut().data()).await;
+    assert!(ended.is_some_and(|data| data.is_err_and(|error| error.is_reset())), "not the end of a whole answer");
+    let lasted = begun.elapsed();
+    assert!((life - Duration::from_millis(100)..life + Duration::from_secs(2)).contains(&lasted), "{lasted:?}");
+    service.rest().await;
+    other.raw(b"4\r\nmore\r\n0\r\nX-Mark: 9\r\n\r\n").await;
+    assert_eq!(within(PATIENCE, "data", long.body_mut().data()).await.expect("data").expect("data"), "more");
+    assert!(within(PATIENCE, "the end", long.body_mut().data()).await.is_none());
+    let trailers = long.body_mut().trailers().await.expect("an end").expect("trailers");
+    assert_eq!(trailers["x-mark"], "9");
+}
+
+#[tokio::test]
+async fn over_http2_a_client_that_does_not_read_is_reset_in_time() {
+    let mut backend = Backend::start().await;
+    let gateway = Gateway::start(&require(&backend, "")).await;
+    let http2 = Http2::connect(&gateway).await;
+    let life = Duration::from_secs(3);
+    let begun = instant();
+    let request = Request::get(format!("https://{}/events?access_token={}", http2.authority(), token(life)));
+    let serve = async {
+        let mut service = backend.connection().await;
+        service.read_head().await.expect("a request");
+        service.raw(EVENTS.as_bytes()).await;
+        let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000)).repeat(512);
+        let taken = service.flood(chunk.as_bytes(), Duration::from_secs(2)).await;
+        assert!(taken < 16 << 20, "{taken} bytes were taken for a client that reads nothing");
+        service.rest().await;
+    };
+    let (answer, ()) = tokio::join!(http2.send(request.body(()).expect("a request"), true), serve);
+    let lasted = begun.elapsed();
+    assert!((life - Duration::from_millis(100)..life + Duration::from_secs(2)).contains(&lasted), "{lasted:?}");
+    let mut body = answer.expect("an answer").0.into_body();
+    let mut ended = None;
+    while let Some(data) = within(PATIENCE, "the end", body.data()).await {
+        ended = data.err();
+        if ended.is_some() {
+            break;
+        }
+    }
+    assert!(ended.is_some_and(|error| error.is_reset()), "not the end of a whole answer");
 }

@@ -18,11 +18,9 @@ use crate::ws::handshake::only;
 pub(super) fn check(plain: &Plain) -> Result<(), Rejection> {
     let headers = &plain.headers;
     if headers.contains_key(ORIGIN) {
-        return if may(&plain.route, &plain.host, plain.secure(), headers) {
-            Ok(())
-        } else {
-            Err(Rejection::ForeignOrigin("Origin is neither the request's own nor in the route's list"))
-        };
+        let may = may(&plain.route, &plain.host, plain.secure(), headers);
+        let foreign = Rejection::ForeignOrigin("Origin is neither the request's own nor in the route's list");
+        return if may { Ok(()) } else { Err(foreign) };
     }
     if plain.method.is_safe() || !takes_cookies(&plain.route) {
         return Ok(());
