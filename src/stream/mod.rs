@@ -1,18 +1,22 @@
 //! The state machine of one stream, pure: its deadlines, its end, who ended it and why.
 
+pub mod bounds;
 pub mod codes;
 pub mod deadlines;
 pub mod machine;
 pub mod outcome;
 pub mod renewal;
+pub mod silence;
 
 use std::time::Duration;
 
+pub use bounds::Bounds;
 pub use codes::{CloseCodes, Preset, Refusal};
 pub use deadlines::Deadline;
 pub use machine::{Due, Farewell, Flow, Passage, Stream};
 pub use outcome::{By, CloseReason, Outcome, Traffic};
 pub use renewal::{RenewalError, Terms};
+pub use silence::Silence;
 
 /// What a stream can be told from outside, through the registry; the gravest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,4 +102,13 @@ impl Default for Limits {
             expiry_notice: Duration::ZERO,
         }
     }
+}
+
+/// What a route asks of its streams beyond a good token; by default nothing. Settable per route.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Policies {
+    /// What a client may send.
+    pub bounds: Bounds,
+    /// How long it may be silent.
+    pub silence: silence::Rules,
 }
