@@ -440,7 +440,7 @@ fn shown(config: &Config) -> String {
         assert_eq!(route.name, *name);
         let issuers: Vec<_> = verifier.issuers.iter().map(|issuer| &issuer.name).collect();
         text.push_str(&format!(
-            "{name} {:?} {:?} {issuers:?} {:?} {:?} {} {:?} {:?} {:?} {:?} {:#?} {:?} {:?} {} {} {:?} {:#?} {:#?} {:?}\n",
+            "{name} {:?} {:?} {issuers:?} {:?} {:?} {} {:?} {:?} {:?} {:?} {:#?} {:?} {:?} {} {} {:?} {:#?} {:#?} {:#?} {:?}\n",
             verifier.same,
             verifier.demands,
             route.hosts,
@@ -457,6 +457,7 @@ fn shown(config: &Config) -> String {
             route.strip_prefix,
             route.introduction,
             route.limits,
+            route.policies,
             route.codes,
             route.max_streams
         ));

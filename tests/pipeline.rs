@@ -15,7 +15,7 @@ use portcullis::gateway::{Config, Gateway};
 use portcullis::listen::{self, CertificateFiles, Listener};
 use portcullis::registry::Registry;
 use portcullis::secret::Token;
-use portcullis::stream::Limits;
+use portcullis::stream::{Limits, Policies};
 use portcullis::telemetry::Metrics;
 use portcullis::token::claims::named::Claim;
 use portcullis::token::{Answer, Carrier, Denial, Grant, Judge, Marks, Principal, Public, Purpose};
@@ -89,6 +89,7 @@ fn route(service: SocketAddr) -> Route {
         http: Http::default(),
         introduction: Introduction { identity: vec![subject()], ..Introduction::default() },
         limits: Limits { close_timeout: Duration::from_millis(200), ..Limits::default() }.into(),
+        policies: Policies::default(),
         codes: Arc::default(),
         renewal: Renewal::default(),
         ticket_lifetime: Duration::from_secs(30),

@@ -12,7 +12,7 @@ use std::time::Duration;
 use common::rig::{LONG, Rig, close_code, head, masked, place, plain};
 use portcullis::clock::{Clock, ManualClock};
 use portcullis::relay::{self, Early, Settings};
-use portcullis::stream::{CloseReason, Deadline, Limits, Signal};
+use portcullis::stream::{CloseReason, Deadline, Limits, Policies, Signal};
 use portcullis::wire::{Scratch, Wire};
 use portcullis::ws::Extensions;
 
@@ -450,6 +450,7 @@ fn a_stream_that_never_has_to_wait_gives_way_to_what_the_kernel_has_for_others()
                 codes: Arc::default(),
                 extensions: Extensions::None,
                 deadline,
+                policies: Policies::default(),
                 in_band: None,
             };
             tokio::spawn(relay::run(side(false), side(true), &Early::default(), settings, guard, clock));

@@ -121,7 +121,9 @@ fn drive(bytes: &[u8], sender: Sender, chunks: &[usize], writes: &[usize], cut_a
                         output.extend(waiting.drain(..bytes));
                     } else {
                         scanner = start;
-                        let (committed, heads) = scanner.advance(&waiting[..bytes], written);
+                        let mut counted = 0;
+                        let (committed, heads) = scanner.advance(&waiting[..bytes], written, |_| counted += 1);
+                        assert_eq!(counted, heads);
                         assert!(committed >= written && committed < written + Head::MAX);
                         frames += heads;
                         output.extend(waiting.drain(..committed));

@@ -20,6 +20,7 @@ enum Event {
     ClientEnds,
     UpstreamEnds,
     ClientBreaksRules,
+    ClientSendsTooMuch,
     UpstreamBreaksRules,
     ClientUnwritable,
     UpstreamUnwritable,
@@ -29,7 +30,7 @@ enum Event {
 
 use Event::*;
 
-const ALL: [Event; 15] = [
+const ALL: [Event; 16] = [
     Renew,
     PassDeadline,
     Revoke,
@@ -40,6 +41,7 @@ const ALL: [Event; 15] = [
     ClientEnds,
     UpstreamEnds,
     ClientBreaksRules,
+    ClientSendsTooMuch,
     UpstreamBreaksRules,
     ClientUnwritable,
     UpstreamUnwritable,
@@ -99,6 +101,12 @@ impl World {
             ClientEnds => self.end(Side::Downstream),
             UpstreamEnds => self.end(Side::Upstream),
             ClientBreaksRules => self.breaks(Side::Downstream),
+            ClientSendsTooMuch => {
+                // Only what would pass is held to a bound.
+                if self.stream.flow(Side::Downstream) == Flow::Pass {
+                    self.stream.on_cut(CloseReason::TooBig, now);
+                }
+            }
             UpstreamBreaksRules => self.breaks(Side::Upstream),
             ClientUnwritable => self.stream.on_unwritable(Side::Downstream, now),
             UpstreamUnwritable => self.stream.on_unwritable(Side::Upstream, now),

@@ -58,6 +58,7 @@ fn stream(payload: usize, frames: usize, reads: u64) -> impl Future<Output = Out
         extensions: Extensions::None,
         deadline,
         in_band: None,
+        policies: portcullis::stream::Policies::default(),
     };
     relay::run(wire(true), wire(false), &Early::default(), settings, guard, clock)
 }

@@ -7,6 +7,7 @@ mod close;
 mod demands;
 mod introduction;
 mod issuer;
+mod policies;
 
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ pub(super) use close::Close;
 pub(super) use demands::{Demands, RequiredClaim};
 pub(super) use introduction::{Identity, Introduction};
 pub(super) use issuer::{Issuer, IssuerKey};
+pub(super) use policies::Policies;
 
 use super::problem::{Place, Placed, Report};
 use super::section::Section;
@@ -142,6 +144,7 @@ pub(super) struct Route {
     pub(super) finish_bytes: Key<u64>,
     pub(super) close_timeout: Key<Duration>,
     pub(super) settle: Key<Duration>,
+    pub(super) policies: Policies,
     pub(super) close: Close,
 }
 
@@ -327,6 +330,7 @@ fn route(mut s: Section<'_>) -> Route {
         finish_bytes: s.size("finish_bytes"),
         close_timeout: s.duration("close_timeout"),
         settle: s.duration("settle"),
+        policies: policies::policies(&mut s),
         close,
     };
     s.finish();

@@ -17,6 +17,7 @@ mod http;
 mod identity;
 mod issuers;
 mod key_sets;
+mod policies;
 mod problem;
 mod renewal;
 mod routes;

@@ -15,6 +15,7 @@ use super::files::Context;
 use super::http::http;
 use super::identity::{introduction, note_in_clear};
 use super::issuers::Issuers;
+use super::policies::policies;
 use super::problem::{Place, Placed, Problem, nearest, suggest};
 use super::renewal::renewal;
 use super::server::{duration, name, positive};
@@ -64,6 +65,7 @@ pub(super) fn routes(typed: &[file::Route], from: &Issuers, known: &[&str], cont
         let origins = origins(typed.origins.as_ref(), context);
         check_cookies(typed, &carriers, &origins, context);
         let limits = limits(typed, context);
+        let policies = policies(&typed.policies, context);
         let codes = codes(&typed.close, context);
         let first_message = first_message(typed, &carriers, context);
         let reject = reject(typed.door.reject.as_ref(), context);
@@ -96,6 +98,7 @@ pub(super) fn routes(typed: &[file::Route], from: &Issuers, known: &[&str], cont
             http,
             introduction,
             limits: limits.into(),
+            policies,
             codes: codes.into(),
             renewal,
             ticket_lifetime,

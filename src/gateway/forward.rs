@@ -164,6 +164,7 @@ pub(super) fn settings(shared: &Arc<Shared>, route: &Route, answer: &HeaderMap, 
         extensions: Extensions::agreed(answer.get_all(SEC_WEBSOCKET_EXTENSIONS).iter().map(HeaderValue::as_bytes)),
         deadline,
         in_band: renew::in_band(shared, route),
+        policies: route.policies,
     }
 }
 

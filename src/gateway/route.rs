@@ -15,7 +15,7 @@ use crate::gateway::path;
 use crate::gateway::rejection::Rejection;
 use crate::gateway::{Arrived, Visit};
 use crate::relay::in_band::Mode;
-use crate::stream::{CloseCodes, Limits, Terms};
+use crate::stream::{CloseCodes, Limits, Policies, Terms};
 use crate::token::{Carrier, Judge};
 use crate::upstream::Service;
 use crate::ws::handshake::{headers_size, only};
@@ -154,6 +154,8 @@ pub struct Route {
     pub introduction: Introduction,
     /// The bounds within which a stream ends.
     pub limits: Arc<Limits>,
+    /// What it asks of its streams besides.
+    pub policies: Policies,
     /// What the client is told.
     pub codes: Arc<CloseCodes>,
     /// How its streams are renewed.
@@ -295,6 +297,7 @@ mod tests {
             http: Http::default(),
             introduction: Introduction::default(),
             limits: Arc::default(),
+            policies: Policies::default(),
             codes: Arc::default(),
             renewal: Renewal::default(),
             ticket_lifetime: Duration::ZERO,

@@ -4,6 +4,7 @@
 //! path, and nothing is shared with other streams but the thread's scratch. It is spawned by the gateway's last stage
 //! and ends with the [`Outcome`]; what to log and to count is the spawner's part.
 
+mod asked;
 pub mod in_band;
 mod notice;
 mod pump;
@@ -20,13 +21,15 @@ pub use in_band::InBand;
 use crate::clock::{Clock, Mono, Now};
 use crate::registry::{Alarm, Guard, Standing};
 use crate::revocation::Cause;
+use crate::stream::silence::{Life, Wanted};
 use crate::stream::{
-    CloseCodes, CloseReason, Deadline, Due, Farewell, Flow, Limits, Outcome, RenewalError, Side, Signal, Stream, Terms,
-    codes,
+    CloseCodes, CloseReason, Deadline, Due, Farewell, Flow, Limits, Outcome, Policies, RenewalError, Side, Signal,
+    Silence, Stream, Terms, codes,
 };
 use crate::token::Grant;
 use crate::wire::{Scratch, Wire, with_scratch};
 use crate::ws::{Extensions, Sender, close};
+use asked::{Own, Pings};
 use pump::Leg;
 
 /// What the stream is held to.
@@ -42,6 +45,8 @@ pub struct Settings {
     pub deadline: Deadline,
     /// Whether and how the client may renew its token by a message.
     pub in_band: Option<InBand>,
+    /// What the route asks of it besides.
+    pub policies: Policies,
 }
 
 /// Bytes that were read together with the handshake, on either side. They go through the scanner first.
@@ -63,6 +68,8 @@ pub struct Relay<D, U> {
     upstream: Leg<U>,
     guard: Guard,
     clock: Clock,
+    /// Where the route asks for it.
+    silence: Option<Box<Silence>>,
     /// The code of the Close that we sent to the client.
     told_client: Option<u16>,
     /// When the kernel had it.
@@ -85,10 +92,14 @@ pub fn run<D: Wire, U: Wire>(
     guard: Guard,
     clock: Clock,
 ) -> Relay<D, U> {
-    let Settings { limits, codes, extensions, deadline, in_band } = settings;
+    let Settings { limits, codes, extensions, deadline, in_band, policies } = settings;
     let mut downstream = Leg::new(Side::Downstream, downstream, Sender::Client, extensions, &early.from_client);
     if let Some(rules) = in_band {
         downstream.read_in_band(rules, early.judged);
+    }
+    downstream.hold_to(policies.bounds);
+    if policies.silence.ping.is_some() {
+        downstream.ask_by(rand::random());
     }
     Relay {
         stream: Stream::new(deadline, limits),
@@ -96,6 +107,7 @@ pub fn run<D: Wire, U: Wire>(
         downstream,
         upstream: Leg::new(Side::Upstream, upstream, Sender::Upstream, extensions, &early.from_upstream),
         guard,
+        silence: Silence::new(policies.silence, || clock.now().mono).map(Box::new),
         clock,
         told_client: None,
         told_at: None,
@@ -133,6 +145,7 @@ impl<D: Wire, U: Wire> Relay<D, U> {
         if signals.contains(Signal::Renew) {
             self.renew(now);
         }
+        self.mind_silence(now);
         if self.told_client.is_some() && !signals.contains(Signal::Recheck) && !self.owes() {
             self.wait_for_turn(now);
             return Poll::Pending;
@@ -148,6 +161,7 @@ impl<D: Wire, U: Wire> Relay<D, U> {
             }
             if self.poll_alarm(now) {
                 self.stream.on_time(now);
+                self.mind_silence(now);
                 self.look_at_blocked(now);
             } else if self.stream == before && !self.downstream.may_go_on() {
                 self.meter();
@@ -186,7 +200,7 @@ impl<D: Wire, U: Wire> Relay<D, U> {
         self.stream.is_calm()
             && self.guard.alarm().is_some()
             && !self.has_unsent()
-            && !self.downstream.has_notices()
+            && self.downstream.own() == Own::Nothing
             && !self.downstream.is_blocked()
             && !self.upstream.is_blocked()
     }
@@ -206,8 +220,8 @@ impl<D: Wire, U: Wire> Relay<D, U> {
         if let Some(left) = stream.take_notice(now) {
             downstream.notify(&notice::expiring(left));
         }
-        if stream.flow(Side::Upstream) == Flow::Pass && upstream.is_between_messages() {
-            downstream.enqueue_notices();
+        if stream.flow(Side::Upstream) == Flow::Pass {
+            downstream.enqueue_own(upstream, now);
         }
         deliver_to(downstream, upstream, stream, now, cx, |farewell| match farewell {
             Farewell::Cause(reason) => {
@@ -229,6 +243,30 @@ impl<D: Wire, U: Wire> Relay<D, U> {
         }
     }
 
+    /// Asks a client that has been silent whether it is there, and ends a stream that has been silent for too long. What ends
+    /// already does so by its own deadlines.
+    fn mind_silence(&mut self, now: Now) {
+        let Self { silence: Some(silence), downstream, upstream, stream, .. } = self else { return };
+        if !stream.is_calm() {
+            self.silence = None;
+            downstream.pings().into_iter().for_each(Pings::stop);
+            return;
+        }
+        let life = Life {
+            downstream: downstream.heard,
+            upstream: upstream.heard,
+            pinged: downstream.pings().and_then(|pings| pings.sent()),
+            unread: downstream.is_blocked(),
+            untaken: upstream.is_blocked(),
+            passed: downstream.traffic.bytes.saturating_add(upstream.traffic.bytes),
+        };
+        match silence.look(&life, now.mono) {
+            Wanted::Nothing => {}
+            Wanted::Ping => downstream.pings().into_iter().for_each(Pings::ask),
+            Wanted::End => stream.on_cut(CloseReason::Idle, now),
+        }
+    }
+
     /// Has the task woken at the next deadline; true if the one that it waited for has come.
     fn poll_alarm(&mut self, now: Now) -> bool {
         let come = self.guard.alarm().is_some_and(|alarm| alarm.at() <= now.mono);
@@ -237,7 +275,8 @@ impl<D: Wire, U: Wire> Relay<D, U> {
         }
         let blocked = self.downstream.is_blocked() || self.upstream.is_blocked();
         let look = blocked.then(|| now.mono.saturating_add(LOOK));
-        let next = [self.stream.next_deadline(now), look].into_iter().flatten().min();
+        let silence = self.silence.as_ref().map(|silence| silence.next());
+        let next = [self.stream.next_deadline(now), look, silence].into_iter().flatten().min();
         // The two clocks' ideas of one deadline differ by microseconds from poll to poll; only a real change is worth
         // moving the alarm for. One that rings early is set again.
         let later = |next: &Mono| self.guard.alarm().is_none_or(|alarm| next.saturating_add(SLACK) < alarm.at());

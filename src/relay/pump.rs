@@ -4,69 +4,61 @@ use std::borrow::Cow;
 use std::io;
 use std::task::{Context, Poll, ready};
 
-use crate::clock::{Clock, Now};
+use crate::clock::{Clock, Mono, Now};
 use crate::registry::Guard;
-use crate::relay::in_band::{InBand, Look, Mode, Reader};
-use crate::relay::notice;
-use crate::stream::{CloseReason, Flow, Passage, RenewalError, Side, Stream, Traffic};
-use crate::telemetry::metrics::RENEWED;
+use crate::relay::asked::{Asked, Own, ruling};
+use crate::stream::bounds::Spent;
+use crate::stream::{CloseReason, Flow, Passage, Side, Stream, Traffic};
 use crate::wire::{HEADROOM, Scratch, Wire};
-use crate::ws::{Extensions, Head, Opcode, Ruling, Scanner, Sender, Step};
+use crate::ws::{Extensions, Ruling, Scanner, Sender, Step};
 
 /// One side: its wire, what it sent that waits, and what waits for it.
 pub(super) struct Leg<W> {
     pub(super) side: Side,
     wire: Option<W>,
     /// Stands where the other side's writing stands: every byte before it was judged and written, none behind it.
-    scanner: Scanner,
+    pub(super) scanner: Scanner,
     /// What this side sent and the scanner has not passed: because the other side is blocked, or, if `starved`, because
     /// it is the start of a head that must come whole. At most a chunk and a held head.
     pending: Vec<u8>,
     starved: bool,
     /// What must go to this side before anything else: the rest of a head whose first bytes are gone, a Close.
-    outbox: Vec<u8>,
+    pub(super) outbox: Vec<u8>,
     /// What only routes need that ask for it; nothing on all others.
-    asked: Option<Box<Asked>>,
+    pub(super) asked: Option<Box<Asked>>,
+    /// When something last came from this side.
+    pub(super) heard: Mono,
     /// What went on from this side to the other.
     pub(super) traffic: Traffic,
 }
 
-/// See [`Leg::asked`].
-#[derive(Default)]
-struct Asked {
-    /// Looks for tokens among the messages that this side sends.
-    reader: Option<Reader>,
-    /// Whole frames of the gateway's own for this side, which go between two messages.
-    notices: Vec<u8>,
-    /// What this side sends waits because it does not take the answers.
-    full: bool,
-    /// Control frames that stood between the fragments of a token: they are all that is left of it.
-    between: Vec<u8>,
-}
-
 /// The state machine with the time it is asked at, which is read for each chunk when the chunk is there: reading and
 /// opening one can take milliseconds.
-struct Judged<'a> {
-    stream: &'a mut Stream,
-    guard: &'a Guard,
-    clock: &'a Clock,
-    now: Now,
+pub(super) struct Judged<'a> {
+    pub(super) stream: &'a mut Stream,
+    pub(super) guard: &'a Guard,
+    pub(super) clock: &'a Clock,
+    pub(super) now: Now,
 }
 
 /// Why a frame does not simply go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stop {
+pub(super) enum Stop {
     /// The stream ends.
     End(CloseReason),
     /// It begins a message that may be a token.
     Look,
     /// It begins a message, and the gateway has something to say first.
     Notices,
+    /// The gateway has a ping to send first.
+    Ping,
+    /// It may be the answer to one.
+    Pong,
 }
 
 /// Why bytes were left over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Left {
+pub(super) enum Left {
     /// Nothing is left.
     Nothing,
     /// The other side takes no more, or must be told something first.
@@ -87,42 +79,8 @@ impl<W: Wire> Leg<W> {
             starved: false,
             outbox: Vec::new(),
             asked: None,
+            heard: Mono::default(),
             traffic: Traffic::default(),
-        }
-    }
-
-    /// Looks for tokens among the messages that this side sends; the first one may go on if it was `judged` before.
-    pub(super) fn read_in_band(&mut self, rules: InBand, judged: bool) {
-        self.asked.get_or_insert_default().reader.insert(Reader::new(rules)).free = judged;
-    }
-
-    /// Whether what went on from this side stands between two messages.
-    pub(super) const fn is_between_messages(&self) -> bool {
-        self.scanner.on_boundary() && !self.scanner.in_message()
-    }
-
-    /// Whether the gateway has something to say to this side.
-    pub(super) fn has_notices(&self) -> bool {
-        self.asked.as_ref().is_some_and(|asked| !asked.notices.is_empty())
-    }
-
-    /// Puts a whole frame in line for this side, to go between two messages.
-    pub(super) fn notify(&mut self, frame: &[u8]) {
-        self.asked.get_or_insert_default().notices.extend_from_slice(frame);
-    }
-
-    /// Whether what waited for this side to take its answers need not wait any more.
-    pub(super) fn may_go_on(&self) -> bool {
-        let room = |asked: &Asked| asked.full && asked.notices.len() + self.outbox.len() <= MOST_NOTICES;
-        self.asked.as_deref().is_some_and(room)
-    }
-
-    /// Between two messages: what the gateway has to say goes next, once what was said before has gone.
-    pub(super) fn enqueue_notices(&mut self) {
-        let Some(asked) = self.asked.as_mut().filter(|_| self.outbox.is_empty()) else { return };
-        self.outbox.append(&mut asked.notices);
-        if asked.reader.is_none() {
-            self.asked = None;
         }
     }
 
@@ -176,7 +134,7 @@ impl<W: Wire> Leg<W> {
                 let (used, left) = self.feed(&pending, to, judged, cx);
                 self.keep(pending.get(used..).unwrap_or_default(), left, cx);
                 match left {
-                    Left::Blocked => return,
+                    Left::Blocked => return self.note_unread(Some(judged.now.mono)),
                     // More is read only when what is held has gone: else it would grow with each such message.
                     Left::Spliced => continue,
                     Left::Nothing | Left::Starved => {}
@@ -186,14 +144,15 @@ impl<W: Wire> Leg<W> {
                 return;
             };
             match wire.poll_chunk(cx, scratch) {
-                Poll::Pending => return,
+                Poll::Pending => return self.note_unread(None),
                 Poll::Ready(Ok(read)) if read > 0 => {
                     let judged = &mut Judged { stream, guard, clock, now: clock.now() };
+                    self.heard = judged.now.mono;
                     let chunk = self.join_held(scratch, read);
                     let (used, left) = self.feed(&chunk, to, judged, cx);
                     self.keep(chunk.get(used..).unwrap_or_default(), left, cx);
                     if left == Left::Blocked {
-                        return;
+                        return self.note_unread(Some(judged.now.mono));
                     }
                 }
                 Poll::Ready(end) => {
@@ -300,29 +259,23 @@ impl<W: Wire> Leg<W> {
             }
             Poll::Pending => return (0, Left::Blocked),
         }
-        let start = self.scanner;
+        let start = (self.scanner, self.asked.as_ref().map(|asked| asked.spent));
         // The rest of a frame that has begun may go; nothing after it.
         let verdict = match flow {
             Flow::Pass => judged.stream.judge(judged.now),
             _ => Some(judged.stream.reason().unwrap_or(CloseReason::Expired)),
         };
-        let notices = to.has_notices();
-        // The one message that may go on was looked at before.
-        let mut free = self.reader().map(|reader| reader.free);
-        let step = self.scanner.step(bytes, |head| match verdict {
-            Some(reason) => Ruling::Cut(Stop::End(reason)),
-            None if notices && begins_message(head) => Ruling::Cut(Stop::Notices),
-            None if head.opcode == Opcode::Text && free.as_mut().is_some_and(|free| !std::mem::take(free)) => {
-                Ruling::Cut(Stop::Look)
-            }
-            None => Ruling::Pass,
-        });
+        let step = match (verdict, self.asked.as_deref_mut(), to.own()) {
+            (Some(reason), ..) => self.scanner.step(bytes, |_| Ruling::Cut(Stop::End(reason))),
+            (None, None, Own::Nothing) => self.scanner.step(bytes, |_| Ruling::Pass),
+            (None, asked, own) => self.scanner.step(bytes, ruling(asked, own, judged.now.mono)),
+        };
         match step {
             Step::Pass { bytes: passed, frames } => {
                 let passed = bytes.get(..passed).unwrap_or_default();
                 let (used, left) = self.write(start, passed, frames, to, judged, cx);
-                if let Some(reader) = self.reader().filter(|_| used > 0) {
-                    reader.free = false;
+                if let Some(asked) = self.asked.as_mut().filter(|_| used > 0) {
+                    asked.passed();
                 }
                 (used, left)
             }
@@ -342,6 +295,17 @@ impl<W: Wire> Leg<W> {
                 to.enqueue_notices();
                 (0, Left::Nothing)
             }
+            Step::Cut(Stop::Ping) => {
+                match to.pings() {
+                    Some(pings) if !judged.stream.is_calm() => pings.stop(),
+                    _ => to.enqueue_ping(judged.now),
+                }
+                (0, Left::Nothing)
+            }
+            Step::Cut(Stop::Pong) => match self.pings().and_then(|pings| pings.look(bytes)) {
+                Some(left_out) => (left_out, Left::Nothing),
+                None => (0, Left::Starved),
+            },
             Step::Cut(Stop::Look) => self.look(bytes, judged, cx),
             Step::Violation(_) => {
                 judged.stream.on_violation(self.side, judged.now);
@@ -350,68 +314,11 @@ impl<W: Wire> Leg<W> {
         }
     }
 
-    fn reader(&mut self) -> Option<&mut Reader> {
-        self.asked.as_mut().and_then(|asked| asked.reader.as_mut())
-    }
-
-    /// Looks at the message that begins here. What is a token is judged before anything of it goes on.
-    fn look(&mut self, bytes: &[u8], judged: &mut Judged<'_>, cx: &mut Context<'_>) -> (usize, Left) {
-        let waiting = self.outbox.len();
-        let Some(Asked { reader: Some(reader), notices, full, between }) = self.asked.as_deref_mut() else {
-            return (0, Left::Starved);
-        };
-        let length = match reader.look(bytes) {
-            Look::More => return (0, Left::Starved),
-            Look::Ordinary => {
-                reader.free = true;
-                return (0, Left::Nothing);
-            }
-            Look::Token(length) => length,
-        };
-        // Whoever does not take the answers gets no more of them.
-        *full = notices.len() + waiting > MOST_NOTICES;
-        if *full {
-            return (0, Left::Blocked);
-        }
-        let may_try = reader.is_judging() || judged.guard.may_try(reader.rules.interval, judged.now.mono);
-        let answer = if may_try {
-            match reader.poll_verdict(cx) {
-                Poll::Pending => return (0, Left::Blocked),
-                Poll::Ready(Err(denial)) => {
-                    judged.guard.count_renewal(denial.public.as_str());
-                    notice::denied(&denial)
-                }
-                Poll::Ready(Ok((grant, terms))) => {
-                    // The verdict may have taken a while, and what comes next is judged by this time too.
-                    judged.now = judged.clock.now();
-                    let renewed = super::renew(judged.stream, judged.guard, &grant, terms, judged.now);
-                    judged.guard.count_renewal(renewed.map_or_else(RenewalError::as_str, |_| RENEWED));
-                    renewed.map_or_else(notice::kept, notice::renewed)
-                }
-            }
-        } else {
-            judged.guard.count_renewal(RenewalError::TooOften.as_str());
-            notice::kept(RenewalError::TooOften)
-        };
-        let controls = reader.finish();
-        match reader.rules.mode {
-            Mode::Forward => {
-                reader.free = true;
-                (0, Left::Nothing)
-            }
-            Mode::Consume => {
-                notices.extend(answer);
-                between.extend(controls.into_iter().filter_map(|range| bytes.get(range)).flatten());
-                (length, if between.is_empty() { Left::Nothing } else { Left::Spliced })
-            }
-        }
-    }
-
-    /// Writes `passed`, over which the scanner has moved from `start`; what could not be written is judged again later,
-    /// so the scanner goes back to where the writing ended.
+    /// Writes `passed`, over which the scanner has moved from `start`, with what was counted there; what could not be
+    /// written is judged again later, so the scanner goes back to where the writing ended.
     fn write<V: Wire>(
         &mut self,
-        start: Scanner,
+        start: (Scanner, Option<Spent>),
         passed: &[u8],
         frames: u64,
         to: &mut Leg<V>,
@@ -424,22 +331,32 @@ impl<W: Wire> Leg<W> {
                 (passed.len(), Left::Nothing)
             }
             Poll::Ready(Ok(written)) => {
-                self.scanner = start;
-                let (committed, frames) = self.scanner.advance(passed, written);
+                self.go_back(start);
+                let (committed, frames) = match self.asked.as_deref_mut() {
+                    None => self.scanner.advance(passed, written, |_| {}),
+                    Some(asked) => self.scanner.advance(passed, written, |head| asked.count(head, judged.now.mono)),
+                };
                 to.enqueue(passed.get(written..committed).unwrap_or_default());
                 self.count(committed, frames);
                 // Not blocked yet: the next write tells.
                 (committed, Left::Nothing)
             }
             Poll::Ready(Err(_)) => {
-                self.scanner = start;
+                self.go_back(start);
                 judged.stream.on_unwritable(to.side, judged.now);
                 (0, Left::Nothing)
             }
             Poll::Pending => {
-                self.scanner = start;
+                self.go_back(start);
                 (0, Left::Blocked)
             }
+        }
+    }
+
+    fn go_back(&mut self, (scanner, spent): (Scanner, Option<Spent>)) {
+        self.scanner = scanner;
+        if let (Some(asked), Some(spent)) = (&mut self.asked, spent) {
+            asked.spent = spent;
         }
     }
 
@@ -523,12 +440,6 @@ impl<W: Wire> Leg<W> {
     }
 }
 
-fn begins_message(head: &Head) -> bool {
-    matches!(head.opcode, Opcode::Text | Opcode::Binary)
-}
-
-/// The most bytes of answers that wait for a client, before its tokens do.
-const MOST_NOTICES: usize = 1024;
 /// The most bytes that are held for the reader of tokens: what it holds at most, and the chunk that made it more.
 const HELD_IN_BAND: usize = crate::relay::in_band::MOST_HELD;
 /// Chunks that one poll moves in one direction before other tasks have their turn.

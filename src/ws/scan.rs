@@ -108,8 +108,9 @@ impl Scanner {
 
     /// Moves from a position at which `step` let (at least) `bytes` pass to the place where a write of only `written` of
     /// them ended. If that is in the middle of a head, the position is after it, since that frame has begun: the answer
-    /// says how many of `bytes` are now committed, at least `written`, and how many heads begin in them.
-    pub fn advance(&mut self, bytes: &[u8], written: usize) -> (usize, u64) {
+    /// says how many of `bytes` are now committed, at least `written`, and how many heads begin in them. `count` is shown
+    /// each of these.
+    pub fn advance(&mut self, bytes: &[u8], written: usize, mut count: impl FnMut(&Head)) -> (usize, u64) {
         let mut at = self.take_payload(written);
         let mut frames = 0;
         while at < written {
@@ -119,6 +120,7 @@ impl Scanner {
                 return (written, frames);
             };
             self.enter(&head);
+            count(&head);
             frames += 1;
             at += usize::from(head.length);
             at += self.take_payload(written.saturating_sub(at));

@@ -12,7 +12,7 @@ use portcullis::registry::{Caps, Entry, Guard, Registry, Standing};
 use portcullis::relay::in_band::InBand;
 use portcullis::relay::{self, Early, Settings};
 use portcullis::secret::Opaque;
-use portcullis::stream::{Deadline, Limits, Outcome};
+use portcullis::stream::{Deadline, Limits, Outcome, Policies};
 use portcullis::token::Principal;
 use portcullis::wire::{Scratch, Wire};
 use portcullis::ws::Extensions;
@@ -226,13 +226,24 @@ impl Rig {
         clock: Clock,
         in_band: Option<InBand>,
     ) -> Self {
+        Self::with_policies(stutter, life, early, limits, clock, (in_band, Policies::default()))
+    }
+
+    pub fn with_policies(
+        stutter: bool,
+        life: Duration,
+        early: Early,
+        limits: Limits,
+        clock: Clock,
+        (in_band, policies): (Option<InBand>, Policies),
+    ) -> Self {
         let (client, downstream) = Peer::new(stutter);
         let (service, upstream) = Peer::new(stutter);
         let (registry, guard) = place(&clock);
         let now = clock.now();
         let deadline = Deadline::new(Some(now.wall.saturating_add(life)), None, now);
-        let settings =
-            Settings { limits: limits.into(), codes: Arc::default(), extensions: Extensions::None, deadline, in_band };
+        let (limits, codes, extensions) = (limits.into(), Arc::default(), Extensions::None);
+        let settings = Settings { limits, codes, extensions, deadline, in_band, policies };
         let relay = tokio::spawn(relay::run(downstream, upstream, &early, settings, guard, clock));
         Self { client, service, registry, relay }
     }
