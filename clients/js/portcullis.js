@@ -226,7 +226,7 @@ export class PortcullisSocket extends EventTarget {
           wait = answer.wait
           throw new Error(answer.status)
         }
-        handle = answer.stream
+        handle &&= answer.stream
         add(name ?? carrier, answer.ticket)
       } else if (handle) add('portcullis_stream', handle)
       if (carrier === 'query') add(name ?? 'access_token', token)

@@ -230,6 +230,14 @@ test('the carrier ticket asks for one ticket for each connection, which then has
   assert.equal(socket.url, 'wss://gate.example/chat/?a=1')
 })
 
+test('the carrier ticket renews nothing where renewal is turned off, whatever handle the answer has', async () => {
+  world.answer = () => ({ status: 200, body: { ticket: 'ticket', expires_in: 30, stream: 's'.repeat(22) } })
+  const { events } = await opened({ carrier: 'ticket', renew: false })
+  await world.pass(280_000)
+  assert.deepEqual(types(events), ['open', 'expiring'])
+  assert.deepEqual(world.posts.map(({ what, handle }) => [what, handle]), [['ticket', undefined]])
+})
+
 test('the carrier message opens without a token, which the class gives for the first message', async () => {
   const getToken = issuer()
   const Socket = portcullis({ getToken, carrier: 'message' })
