@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::real::Program;
 use common::recipe::Recipe;
-use common::{Gateway, claims, field, mint, now, token};
+use common::{Gateway, claims, field, folder, mint, now, token};
 use serde_json::{Value, json};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -47,6 +47,34 @@ async fn phoenix_lives_on_with_a_renewed_token_and_ends_without() {
         Use { library: "phoenix", path: "/socket", first: "someone", refused: "401", expired: (3000, "token expired") };
     phoenix.holds(&gateway).await;
     assert_eq!(service.line().await, "opened /socket/websocket?vsn=2.0.0", "nothing but what is the service's");
+}
+
+#[tokio::test]
+async fn fastapi_lives_on_with_a_renewed_token_and_ends_without() {
+    let (files, _) = folder("");
+    let (mut service, url) = Program::fastapi(&files.path().join("token.secret")).await;
+    let gateway = Recipe::of("fastapi").with("ws://127.0.0.1:8000", &url).start().await;
+    let authority = gateway.path("ca.pem");
+    let (mut ends, mut stays) = tokio::join!(Program::python_client(&authority), Program::python_client(&authority));
+    let target = |query: &str| format!("wss://localhost:{}/ws/who{query}", gateway.address().port());
+    assert_eq!(ends.ask(&json!({"open": target("")})).await["refused"], 401);
+    let foreign = json!({"Origin": "https://elsewhere.example"});
+    let query = format!("?access_token={}", token(MINUTE));
+    assert_eq!(ends.ask(&json!({"open": target(&query), "headers": foreign})).await["refused"], 403);
+
+    let short = claims(SHORT);
+    for (name, client) in [("ends", &mut ends), ("stays", &mut stays)] {
+        let query = format!("?access_token={}&portcullis_stream={}", mint(&short), handle(name));
+        client.call(json!({"open": target(&query)})).await;
+        let told = client.call(json!({"receive": true})).await;
+        let told: Value = serde_json::from_str(told.as_str().expect("text")).expect("JSON");
+        assert_eq!(told, json!({"user": "someone", "client": "127.0.0.1", "url": target("")}), "{name}");
+    }
+    renew(&gateway, "/ws/who", &handle("stays"), &token(MINUTE)).await;
+    ended_on_time(&ends.call(json!({"wait": true})).await, (3000, "token expired"), &short);
+    assert_eq!(service.line().await, "closed 1001");
+    stays.call(json!({"send": "still here"})).await;
+    assert_eq!(stays.call(json!({"receive": true})).await, "still here");
 }
 
 /// One service through its own npm client.

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-use super::within;
+use super::{instant, within};
 
 /// How long a browser may take to start on a machine that is busy.
 const START: Duration = Duration::from_secs(60);
@@ -85,6 +86,57 @@ impl Program {
         Self::ready(Self::spawn("ws", command, None)).await
     }
 
+    /// A VNC server, and where it listens.
+    pub async fn vnc_server() -> (Self, String) {
+        let mut server = Self::spawn("the VNC server", node("rfb.cjs"), None);
+        let line = server.line().await;
+        (server, line.strip_prefix("listening ").expect("its address").to_owned())
+    }
+
+    /// websockify in front of what listens at `address`, and where it listens itself.
+    pub async fn websockify(address: &str) -> (Self, String) {
+        let listening = free_address();
+        let mut command = Command::new(installed("venv/bin/python"));
+        command.args(["-m", "websockify", &listening, address]).stderr(Stdio::null());
+        (Self::listening("websockify", command, &listening).await, listening)
+    }
+
+    /// Two endpoints of a Socket.IO service, and where they listen.
+    pub async fn socketio() -> (Self, Vec<String>) {
+        let mut service = Self::spawn("Socket.IO", node("socketio.cjs"), None);
+        let line = service.line().await;
+        let addresses = line.strip_prefix("listening ").expect("its addresses").split(' ').map(str::to_owned).collect();
+        (service, addresses)
+    }
+
+    /// Streamlit with its app, and where it listens.
+    pub async fn streamlit() -> (Self, String) {
+        let listening = free_address();
+        let port = listening.rsplit(':').next().expect("a port");
+        let mut command = Command::new(installed("venv/bin/python"));
+        command.args(["-m", "streamlit", "run"]).arg(root().join("tests/real/streamlit_app.py"));
+        command.args(["--server.address", "127.0.0.1", "--server.port", port, "--server.headless", "true"]);
+        command.args(["--browser.gatherUsageStats", "false", "--server.fileWatcherType", "none"]).stderr(Stdio::null());
+        (Self::listening("Streamlit", command, &listening).await, listening)
+    }
+
+    /// Jupyter Server in a folder of its own, by whose secret it is known, and where it listens.
+    pub async fn jupyter(secret: &str) -> (Self, String) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let listening = free_address();
+        let port = listening.rsplit(':').next().expect("a port");
+        let mut command = Command::new(installed("venv/bin/python"));
+        command.args(["-m", "jupyter_server", "--ip", "127.0.0.1", "--port", port, "--no-browser", "--allow-root"]);
+        command
+            .current_dir(folder.path())
+            .env("HOME", folder.path())
+            .env("JUPYTER_TOKEN", secret)
+            .stderr(Stdio::null());
+        let mut server = Self::listening("Jupyter Server", command, &listening).await;
+        server._folder = Some(folder);
+        (server, listening)
+    }
+
     /// The own npm clients of several services.
     pub async fn service_client(authority: &Path) -> Self {
         let mut command = node("service_client.cjs");
@@ -111,10 +163,28 @@ impl Program {
         Self { name: name.to_owned(), child, input, lines, _folder: folder }
     }
 
+    /// Runs `command`, which says nothing, and waits until it listens.
+    async fn listening(name: &str, command: Command, address: &str) -> Self {
+        let mut program = Self::spawn(name, command, None);
+        let start = instant();
+        while TcpStream::connect(address).await.is_err() {
+            let left = program.child.try_wait().expect("wait");
+            assert!(left.is_none(), "{name} left with {left:?}");
+            assert!(start.elapsed() < START, "{name} does not listen");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        program
+    }
+
     /// The next line that it prints.
     pub async fn line(&mut self) -> String {
         let line = within(START, &self.name, self.lines.recv()).await;
         line.unwrap_or_else(|| panic!("{} has left", self.name))
+    }
+
+    /// The next line that it has printed already.
+    pub fn said(&mut self) -> Option<String> {
+        self.lines.try_recv().ok()
     }
 
     /// Sends a request and gives the whole answer.
@@ -159,6 +229,12 @@ impl Drop for Program {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// An address of this machine where nobody listens, for programs that must be told one.
+pub fn free_address() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address").to_string()
 }
 
 /// Where `make test` has installed things.

@@ -18,9 +18,15 @@ impl Recipe {
 
     /// The config as it stands on the page.
     pub fn on_page(page: &str) -> String {
+        Self::block_of(page, "toml")
+    }
+
+    /// The first block of this kind on a page.
+    pub fn block_of(page: &str, kind: &str) -> String {
         let path = root().join("docs/recipes").join(page).with_extension("md");
         let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        text.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a config").to_owned()
+        let block = text.split(&format!("```{kind}\n")).nth(1).and_then(|rest| rest.split("```").next());
+        block.unwrap_or_else(|| panic!("{page} has no {kind}")).to_owned()
     }
 
     /// Puts the test's own place where the page has an example, which must be there.

@@ -1,6 +1,7 @@
 """An existing service, unaware of the gateway: FastAPI under uvicorn.
 
   /ws        returns each message
+  /ws/who    sends {"user": X-User, "client": address, "url": URL} as the framework has them, then returns each message
   /headers   sends the request's path and headers as one JSON message, then returns each message
   /verify    takes tokens as messages, verifies them with PyJWT and the shared secret (file in TOKEN_SECRET_FILE), answers
              {"message": sub} or {"refused": reason}
@@ -11,12 +12,20 @@ Prints "listening ADDRESS" once it listens on a port that the system gave.
 import asyncio
 import os
 import socket
+from typing import Annotated
 
 import jwt
 import uvicorn
-from fastapi import FastAPI, WebSocket, WebSocketDisconnect
+from fastapi import FastAPI, Header, WebSocket, WebSocketDisconnect
 
 app = FastAPI()
+
+
+@app.websocket("/ws/who")
+async def who(ws: WebSocket, x_user: Annotated[str, Header()]) -> None:
+    await ws.accept()
+    await ws.send_json({"user": x_user, "client": ws.client.host, "url": str(ws.url)})
+    await returns(ws)
 
 
 @app.websocket("/ws/{rest:path}")

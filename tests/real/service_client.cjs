@@ -51,6 +51,53 @@ const libraries = {
     const { user } = await answered(channel.join())
     return { first: user, use: async (text) => (await answered(channel.push('shout', { text }))).text }
   },
+
+  async signalr({ url, handled, token, Socket }) {
+    const { HubConnectionBuilder, LogLevel } = require('@microsoft/signalr')
+    const connection = new HubConnectionBuilder()
+      .withUrl(handled(url), { WebSocket: Socket, ...(token && { accessTokenFactory: () => token }) })
+      .configureLogging(LogLevel.None)
+      .build()
+    await connection.start()
+    return { first: await connection.invoke('Who'), use: (text) => connection.invoke('Say', text) }
+  },
+
+  async socketio({ url, handle, token, end }) {
+    const { io } = require('socket.io-client')
+    const socket = io(url, { query: { ...(token && { access_token: token }), portcullis_stream: handle }, reconnection: false })
+    await new Promise((resolve, reject) => {
+      socket.on('connect', resolve)
+      socket.on('connect_error', ({ message, description }) => reject(new Error(`${message} ${description}`)))
+    })
+    const { engine } = socket.io
+    engine.on('close', (_, { context: { code, reason } }) => end({ code, reason, at: Date.now() / 1000 }))
+    if (engine.transport.name !== 'websocket') await new Promise((resolve) => engine.once('upgrade', resolve))
+    const who = await new Promise((resolve) => socket.emit('who', (...who) => resolve(who)))
+    return { first: who, use: (text) => socket.emitWithAck('say', text) }
+  },
+
+  async jupyter({ url, handled, query, token, Socket }) {
+    const { KernelManager, ServerConnection } = require('@jupyterlab/services')
+    const serverSettings = ServerConnection.makeSettings({
+      baseUrl: url.replace('wss:', 'https:'),
+      appendToken: false,
+      init: { headers: token ? { Authorization: `Bearer ${token}` } : {} },
+      WebSocket: class extends Socket {
+        constructor(url, protocols) {
+          super(handled(query(url)), protocols)
+        }
+      },
+    })
+    const kernel = await new KernelManager({ serverSettings }).startNew({ name: 'python3' })
+    const run = async (code) => {
+      let output = ''
+      const future = kernel.requestExecute({ code })
+      future.onIOPub = ({ header, content }) => { if (header.msg_type === 'stream') output += content.text }
+      await future.done
+      return output
+    }
+    return { first: await run('print(6 * 7, end="")'), use: (text) => run(`print(${JSON.stringify(text)}, end="")`) }
+  },
 }
 
 /** A class as libraries take it, which tells how the first of its kind failed or ended. */
@@ -78,12 +125,11 @@ async function open({ open: name, library, url, token, handle }) {
   const watch = watched()
   const parameter = (key, value) => (url) => value ? `${url}${url.includes('?') ? '&' : '?'}${key}=${value}` : url
   const opening = libraries[library]({
-    url, token, handle, Socket: watch.Socket, handled: parameter('portcullis_stream', handle), query: parameter('access_token', token),
+    url, token, handle, Socket: watch.Socket, end: watch.end, handled: parameter('portcullis_stream', handle), query: parameter('access_token', token),
   })
   // A library may never tell that it was refused.
   const refused = Promise.race([watch.failed, watch.ended.then(({ code, reason }) => `${code} ${reason}`)])
-  const outcome = await Promise.race([opening, refused.then((refused) => ({ refused }))])
-  opening.catch(() => {})
+  const outcome = await Promise.race([opening.catch(({ message }) => ({ refused: message })), refused.then((refused) => ({ refused }))])
   if (outcome.refused) return outcome
   streams.set(name, { ...outcome, ended: watch.ended })
   return { value: outcome.first }
@@ -98,7 +144,8 @@ async function answer(ask) {
 
 async function main() {
   const say = (answer) => process.stdout.write(`${JSON.stringify(answer)}\n`)
-  // What a library leaves unhandled when its stream ends is no reason to leave.
+  // What a library says by the way stays out of the answers, and what it leaves unhandled is no reason to leave.
+  console.log = console.debug = console.error
   process.on('unhandledRejection', (error) => process.stderr.write(`${error?.stack ?? error}\n`))
   say({ ready: 'libraries' })
   for await (const line of readline.createInterface({ input: process.stdin })) {
