@@ -4,11 +4,11 @@ mod common;
 
 use std::time::Duration;
 
-use common::real::Program;
+use common::real::{Program, free_address, root};
 use common::recipe::Recipe;
 use common::site::Site;
-use common::{field, instant};
-use serde_json::json;
+use common::{Gateway, eventually, field, instant};
+use serde_json::{Value, json};
 
 /// Longer than the minute after which many proxies take a silent stream for dead.
 const SILENCE: Duration = Duration::from_secs(65);
@@ -47,6 +47,108 @@ async fn novnc_shows_a_desktop_that_outlives_its_tokens_in_silence_and_ends_with
     assert_eq!(browser.eval("shows('stays', [0, 0, 255])").await, true);
     let renewed = browser.eval("screens.stays.renewed").await;
     assert!(renewed.as_u64().is_some_and(|renewed| renewed >= 6), "{renewed}");
+}
+
+#[tokio::test]
+async fn streamlit_serves_its_page_and_stream_comes_back_with_a_fresh_cookie_and_lives_on_when_renewed() {
+    let (_streamlit, service) = Program::streamlit().await;
+    let login = Site::start("").await;
+    let address = free_address();
+    let own = format!("https://localhost:{}", address.rsplit(':').next().expect("a port"));
+    let login_address = login.url().trim_start_matches("http://").trim_end_matches('/');
+    let recipe = Recipe::of("streamlit").with("127.0.0.1:0", &address).with("https://app.example.com", &own);
+    let gateway = recipe.with("127.0.0.1:8501", &service).with("127.0.0.1:9000", login_address).start().await;
+    let mut browser = Program::browser("chromium", &gateway.path("ca.pem")).await;
+    browser.call(json!({"size": [1000, 500]})).await;
+
+    // Without a token there is no page, but monitors may ask.
+    browser.call(json!({"go": own})).await;
+    shows(&mut browser, "token_missing").await;
+    browser.call(json!({"go": format!("{own}/_stcore/health")})).await;
+    shows(&mut browser, "ok").await;
+
+    // Its token ends the stream, and a fresh one brings the session back as it was.
+    browser.call(json!({"go": format!("{own}/login?15")})).await;
+    browser.call(json!({"go": own})).await;
+    shows(&mut browser, "counted 0").await;
+    count_to(&mut browser, 1).await;
+    shows(&mut browser, "Hello, someone").await;
+    shot(&mut browser, "streamlit").await;
+    expired(&gateway, 1).await;
+    browser.eval("fetch('/login?60')").await;
+    opened(&gateway, 2).await;
+    count_to(&mut browser, 2).await;
+
+    // The same with the script of the page, which renews the stream.
+    let script = Recipe::block_of("streamlit", "html").replace("60_000", "2_000");
+    let script = script.trim().trim_start_matches("<script>").trim_end_matches("</script>").to_owned();
+    browser.call(json!({"script": script})).await;
+    browser.call(json!({"go": format!("{own}/login?9")})).await;
+    browser.call(json!({"go": own})).await;
+    shows(&mut browser, "counted 0").await;
+    count_to(&mut browser, 1).await;
+    gateway.logged("a renewal", |line| field(line, "message") == Some(&"renewed".into())).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    count_to(&mut browser, 2).await;
+    expired(&gateway, 1).await;
+    opened(&gateway, 3).await;
+    assert!(!gateway.log().contains("eyJ"), "a token in the log");
+}
+
+/// Presses the button, once it is there, after which the page shows this count.
+async fn count_to(browser: &mut Program, count: u32) {
+    shows(browser, &format!("counted {}", count - 1)).await;
+    let press = "(() => {
+        const button = [...document.querySelectorAll('button')].find((button) => button.innerText === 'Count')
+        button?.click()
+        return button !== undefined
+    })()";
+    until(browser, "the button", press, |pressed| *pressed == true).await;
+    shows(browser, &format!("counted {count}")).await;
+}
+
+/// Waits until the page shows this text.
+async fn shows(browser: &mut Program, text: &str) {
+    until(browser, text, "document.body.innerText", |shown| shown.as_str().is_some_and(|shown| shown.contains(text)))
+        .await;
+}
+
+/// Evaluates an expression in the page until `holds` says so of its value.
+async fn until(browser: &mut Program, what: &str, expression: &str, holds: impl Fn(&Value) -> bool) {
+    let start = instant();
+    loop {
+        let value = browser.eval(expression).await;
+        if holds(&value) {
+            return;
+        }
+        assert!(start.elapsed() < Duration::from_secs(30), "{what}: {value}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Waits until as many streams have ended with their token as this, and no more.
+async fn expired(gateway: &Gateway, count: usize) {
+    told(gateway, "\"cause\":\"token_expired\"", count).await;
+}
+
+/// Waits until as many streams were opened as this, and no more.
+async fn opened(gateway: &Gateway, count: usize) {
+    told(gateway, "\"stream opened\"", count).await;
+}
+
+async fn told(gateway: &Gateway, what: &str, count: usize) {
+    let so_far = || gateway.log().matches(what).count();
+    eventually(what, || so_far() >= count).await;
+    assert_eq!(so_far(), count, "{what}\n{}", gateway.log());
+}
+
+/// Saves a picture of the page under target/real/.
+async fn shot(browser: &mut Program, name: &str) {
+    let folder = root().join("target/real/screenshots");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let file = folder.join(name).with_extension("png");
+    browser.call(json!({"shot": file})).await;
+    assert!(std::fs::metadata(&file).is_ok_and(|file| file.len() > 5_000), "{}", file.display());
 }
 
 const NOVNC: &str = r"<!doctype html><title>screens</title><script>

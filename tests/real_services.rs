@@ -22,7 +22,7 @@ async fn graphql_ws_lives_on_with_a_renewed_token_and_ends_without() {
     let graphql = Use {
         library: "graphql",
         path: "/graphql",
-        first: "someone",
+        first: json!("someone"),
         refused: "4401 token_missing",
         expired: (4403, "token expired"),
     };
@@ -34,7 +34,8 @@ async fn graphql_ws_lives_on_with_a_renewed_token_and_ends_without() {
 async fn mqtt_js_lives_on_with_a_renewed_token_and_ends_without() {
     let (mut service, url) = Program::node_service().await;
     let gateway = Recipe::of("mqtt").with("ws://127.0.0.1:9001", &url).start().await;
-    let mqtt = Use { library: "mqtt", path: "/mqtt", first: "hello", refused: "401", expired: (3000, "token expired") };
+    let mqtt =
+        Use { library: "mqtt", path: "/mqtt", first: json!("hello"), refused: "401", expired: (3000, "token expired") };
     mqtt.holds(&gateway).await;
     assert!(service.line().await.starts_with("opened /mqtt "), "nothing but what is the service's");
 }
@@ -43,10 +44,56 @@ async fn mqtt_js_lives_on_with_a_renewed_token_and_ends_without() {
 async fn phoenix_lives_on_with_a_renewed_token_and_ends_without() {
     let (mut service, address) = Program::standins().await;
     let gateway = Recipe::of("phoenix").with("127.0.0.1:4000", &address).start().await;
-    let phoenix =
-        Use { library: "phoenix", path: "/socket", first: "someone", refused: "401", expired: (3000, "token expired") };
+    let phoenix = Use {
+        library: "phoenix",
+        path: "/socket",
+        first: json!("someone"),
+        refused: "401",
+        expired: (3000, "token expired"),
+    };
     phoenix.holds(&gateway).await;
     assert_eq!(service.line().await, "opened /socket/websocket?vsn=2.0.0", "nothing but what is the service's");
+}
+
+#[tokio::test]
+async fn signalr_negotiates_lives_on_with_a_renewed_token_and_ends_without() {
+    let (mut service, address) = Program::standins().await;
+    let gateway = Recipe::of("signalr").with("127.0.0.1:5000", &address).start().await;
+    let signalr = Use {
+        library: "signalr",
+        path: "/hub",
+        first: json!("someone"),
+        refused: "401",
+        expired: (3000, "token expired"),
+    };
+    signalr.holds(&gateway).await;
+    assert_eq!(service.line().await, "negotiated ?negotiateVersion=1", "nothing but what is the service's");
+    let opened = service.line().await;
+    assert!(opened.starts_with("opened /hub?id=") && !opened.contains('&'), "{opened}");
+}
+
+#[tokio::test]
+async fn jupyter_runs_a_cell_lives_on_with_a_renewed_token_and_ends_without() {
+    let secret = "what only Jupyter and the gateway know".replace(' ', "-");
+    let (_server, address) = Program::jupyter(&secret).await;
+    let credential = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(&credential, format!("token {secret}")).expect("a file");
+    let path = credential.path().to_str().expect("a path");
+    let recipe = Recipe::of("jupyter").with("127.0.0.1:8888", &address).with("jupyter.credential", path);
+    let gateway = recipe.start().await;
+    let jupyter =
+        Use { library: "jupyter", path: "/", first: json!("42"), refused: "401", expired: (3000, "token expired") };
+    jupyter.holds(&gateway).await;
+
+    // Whoever else has a token is nobody here.
+    let mut client = Program::service_client(&gateway.path("ca.pem")).await;
+    let mut other = claims(MINUTE);
+    other["sub"] = json!("another");
+    let refused = client.ask(&jupyter.open(&gateway, "other", Some(&mint(&other)))).await;
+    assert!(
+        refused["refused"].as_str().is_some_and(|how| how.contains("403") || how.contains("Forbidden")),
+        "{refused}"
+    );
 }
 
 #[tokio::test]
@@ -84,7 +131,7 @@ struct Use {
     /// Where the client connects.
     path: &'static str,
     /// What the service says first.
-    first: &'static str,
+    first: Value,
     /// How the client sees that it has no token.
     refused: &'static str,
     /// How its stream ends with its token.
@@ -104,7 +151,7 @@ impl Use {
             assert_eq!(opened, self.first, "{name}");
             assert_eq!(client.call(json!({"use": name, "text": "grüße"})).await, "grüße", "{name}");
         }
-        renew(gateway, self.path, &handle("stays"), &token(MINUTE)).await;
+        renew(gateway, self.path.trim_end_matches('/'), &handle("stays"), &token(MINUTE)).await;
         let end = client.call(json!({"end": "ends"})).await;
         ended_on_time(&end, self.expired, &short);
         assert_eq!(client.call(json!({"use": "stays", "text": "still here"})).await, "still here");

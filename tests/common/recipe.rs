@@ -36,9 +36,12 @@ impl Recipe {
         Self(self.0.replace(example, ours))
     }
 
-    /// Runs a gateway with it.
+    /// Runs a gateway with it, which logs all that a test may ask for.
     pub async fn start(self) -> Gateway {
-        Gateway::start(&self.0).await
+        Gateway::start_with(&self.0, |command| {
+            command.env("PORTCULLIS_LOG__LEVEL", "debug");
+        })
+        .await
     }
 }
 

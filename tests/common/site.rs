@@ -20,6 +20,7 @@ use super::{claims, mint, now};
 /// - `/portcullis.js`: the browser client as it is shipped
 /// - `/lib/PATH`: a file of an installed package
 /// - `/token?SECONDS`: a token with that long to live
+/// - `/login?SECONDS`: such a token as the cookie `session`; `/login/refresh` likewise, for a minute
 pub struct Site {
     url: String,
     minted: Arc<AtomicUsize>,
@@ -64,6 +65,12 @@ async fn serve(mut stream: TcpStream, page: &str, minted: Arc<AtomicUsize>) {
     let head = String::from_utf8_lossy(&head[..length]);
     let target = head.split(' ').nth(1).unwrap_or_default();
     let script = |path: PathBuf| ("text/javascript", std::fs::read(path).unwrap_or_default());
+    let mut more = String::new();
+    let mut sign_in = |seconds: &str| {
+        let token = token(seconds.parse().expect("seconds"));
+        more = format!("Set-Cookie: session={token}; Path=/; Secure; HttpOnly; SameSite=Lax\r\n");
+        ("text/html", b"<!doctype html><title>signed in</title>".to_vec())
+    };
     let (kind, body) = match target.split_once('?').unwrap_or((target, "")) {
         ("/", _) => ("text/html", page.as_bytes().to_vec()),
         ("/portcullis.js", _) => script(root().join("clients/js/portcullis.js")),
@@ -71,10 +78,12 @@ async fn serve(mut stream: TcpStream, page: &str, minted: Arc<AtomicUsize>) {
             minted.fetch_add(1, Ordering::SeqCst);
             ("text/plain", token(seconds.parse().expect("seconds")).into_bytes())
         }
+        ("/login", seconds) => sign_in(seconds),
+        ("/login/refresh", _) => sign_in("60"),
         (path, _) => script(installed("node_modules").join(path.trim_start_matches("/lib/"))),
     };
     let head = format!(
-        "HTTP/1.1 200 OK\r\nContent-Type: {kind}; charset=utf-8\r\nCache-Control: no-store\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Type: {kind}; charset=utf-8\r\n{more}Cache-Control: no-store\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
         body.len()
     );
     let _ = stream.write_all(&[head.into_bytes(), body].concat()).await;

@@ -6,6 +6,7 @@
 //   {"eval": EXPRESSION}     evaluates it in the page, awaits a promise -> {"value": ...} (as JSON.stringify has it)
 //   {"size": [WIDTH, HEIGHT]} sets the size of the page
 //   {"shot": FILE}           saves a picture of the page
+//   {"script": TEXT}         runs it in each page from now on, before the page's own (Chromium)
 //   {"signal": NAME}         sends a signal to all processes of the browser
 // FOLDER is empty and holds the profile, in which the authority CA.pem is trusted. No further trust is given.
 'use strict'
@@ -118,6 +119,7 @@ async function chromium() {
       while (await evaluate('document.readyState') !== 'complete') await new Promise((resolve) => setTimeout(resolve, 20))
     },
     size: ([width, height]) => call('Emulation.setDeviceMetricsOverride', { width, height, deviceScaleFactor: 1, mobile: width < 600 }),
+    script: (source) => call('Page.addScriptToEvaluateOnNewDocument', { source }),
     shot: async () => (await call('Page.captureScreenshot', { format: 'png' })).data,
   }
 }
@@ -167,6 +169,7 @@ async function main() {
       else if ('eval' in request) say({ value: (await browser.evaluate(request.eval)) ?? null })
       else if ('size' in request) say({ value: (await browser.size(request.size), null) })
       else if ('shot' in request) say({ value: (fs.writeFileSync(request.shot, Buffer.from(await browser.shot(), 'base64')), null) })
+      else if ('script' in request) say({ value: (await browser.script(request.script), null) })
       else if ('signal' in request) say({ value: (signal(request.signal), null) })
       else say({ error: `unknown request ${line}` })
     } catch (error) {

@@ -55,7 +55,7 @@ const libraries = {
   async signalr({ url, handled, token, Socket }) {
     const { HubConnectionBuilder, LogLevel } = require('@microsoft/signalr')
     const connection = new HubConnectionBuilder()
-      .withUrl(handled(url), { WebSocket: Socket, ...(token && { accessTokenFactory: () => token }) })
+      .withUrl(handled(url.replace('wss:', 'https:')), { WebSocket: Socket, ...(token && { accessTokenFactory: () => token }) })
       .configureLogging(LogLevel.None)
       .build()
     await connection.start()
@@ -81,7 +81,10 @@ const libraries = {
     const serverSettings = ServerConnection.makeSettings({
       baseUrl: url.replace('wss:', 'https:'),
       appendToken: false,
-      init: { headers: token ? { Authorization: `Bearer ${token}` } : {} },
+      fetch: (request) => {
+        if (token) request.headers.set('Authorization', `Bearer ${token}`)
+        return fetch(request)
+      },
       WebSocket: class extends Socket {
         constructor(url, protocols) {
           super(handled(query(url)), protocols)
@@ -145,7 +148,7 @@ async function answer(ask) {
 async function main() {
   const say = (answer) => process.stdout.write(`${JSON.stringify(answer)}\n`)
   // What a library says by the way stays out of the answers, and what it leaves unhandled is no reason to leave.
-  console.log = console.debug = console.error
+  for (const name of ['debug', 'error', 'info', 'log', 'warn']) console[name] = () => {}
   process.on('unhandledRejection', (error) => process.stderr.write(`${error?.stack ?? error}\n`))
   say({ ready: 'libraries' })
   for await (const line of readline.createInterface({ input: process.stdin })) {
