@@ -18,6 +18,7 @@ mod backend;
 mod certificate;
 mod client;
 pub mod doc;
+pub mod frames;
 mod gateway;
 pub mod http2;
 pub mod issuer;
