@@ -307,9 +307,10 @@ impl Frames {
 }
 
 fn take(read: &mut Vec<u8>) -> Option<Received> {
-    let &[a, b, c, kind, flags, d, e, f, g, ..] = read.as_slice() else { return None };
-    let end = 9 + usize::try_from(u32::from_be_bytes([0, a, b, c])).expect("a length");
+    let &[high, middle, low, kind, flags, ..] = read.as_slice() else { return None };
+    let stream = u32::from_be_bytes(read.get(5..9)?.try_into().expect("four bytes")) & 0x7fff_ffff;
+    let end = 9 + usize::try_from(u32::from_be_bytes([0, high, middle, low])).expect("a length");
     let payload = read.get(9..end)?.to_vec();
     read.drain(..end);
-    Some(Received { kind, flags, stream: u32::from_be_bytes([d & 0x7f, e, f, g]), payload })
+    Some(Received { kind, flags, stream, payload })
 }

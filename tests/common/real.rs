@@ -22,7 +22,8 @@ pub struct Program {
     child: Child,
     input: ChildStdin,
     lines: mpsc::UnboundedReceiver<String>,
-    _folder: Option<TempDir>,
+    /// What it runs in, for as long as it does.
+    folder: Option<TempDir>,
 }
 
 impl Program {
@@ -133,7 +134,7 @@ impl Program {
             .env("JUPYTER_TOKEN", secret)
             .stderr(Stdio::null());
         let mut server = Self::listening("Jupyter Server", command, &listening).await;
-        server._folder = Some(folder);
+        server.folder = Some(folder);
         (server, listening)
     }
 
@@ -160,7 +161,7 @@ impl Program {
         let output = BufReader::new(child.stdout.take().expect("output"));
         let (sender, lines) = mpsc::unbounded_channel();
         std::thread::spawn(move || output.lines().map_while(Result::ok).all(|line| sender.send(line).is_ok()));
-        Self { name: name.to_owned(), child, input, lines, _folder: folder }
+        Self { name: name.to_owned(), child, input, lines, folder }
     }
 
     /// Runs `command`, which says nothing, and waits until it listens.
