@@ -141,6 +141,7 @@ async fn gateway() -> (Backend, Gateway) {
 }
 
 #[tokio::test]
+#[allow(clippy::too_many_lines)] // a table
 async fn frames_are_read_as_rfc_9113_has_them() {
     let (_backend, gateway) = gateway().await;
     let (open, get) = (|bytes: Vec<u8>| [open(1), bytes].concat(), get());
