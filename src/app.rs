@@ -413,6 +413,7 @@ fn gateway_config(server: &Server) -> gateway::Config {
     gateway::Config {
         max_request_head: Some(server.max_request_head),
         max_streams: server.max_streams,
+        max_requests: Some(server.max_requests),
         max_tickets: server.max_tickets,
         trusted_proxies: server.trusted_proxies.clone(),
         waiting: server.waiting,

@@ -553,3 +553,31 @@ async fn pages_that_may_not_send_no_cookie_and_ask_before_without_one() {
     let refused = client.request(&request("PUT", "/x", "Origin: https://evil.example\r\n")).await;
     assert_eq!((refused.status, refused.header("access-control-allow-origin")), (403, None));
 }
+
+#[tokio::test]
+async fn more_requests_than_may_be_under_way_are_told_to_come_back() {
+    let mut backend = Backend::start().await;
+    let gateway = Gateway::start(&require(&backend, "[server]\nmax_requests = 2\n")).await;
+    let mut under_way = Vec::new();
+    for part in ["", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"] {
+        let mut client = gateway.connect().await;
+        client.raw(get("/", "").as_bytes()).await;
+        let mut service = backend.connection().await;
+        service.read_head().await.expect("a request");
+        service.raw(part.as_bytes()).await;
+        under_way.push((client, service));
+    }
+    let (client, service) = &mut under_way[1];
+    client.read_head().await.expect("an answer");
+    let mut third = gateway.connect().await;
+    let reply = third.request(&get("/", "")).await;
+    assert_eq!((reply.status, reply.header("retry-after")), (429, Some("5")));
+    // A stream is no request.
+    drop(gateway.open_with(&token(MINUTE), &mut backend).await);
+    service.raw(b"hello").await;
+    read_until(client, b"hello").await;
+    third.raw(get("/", "").as_bytes()).await;
+    service.read_head().await.expect("the request, on the connection that came free");
+    service.raw(HELLO.as_bytes()).await;
+    assert_eq!(third.reply().await.expect("an answer").status, 200);
+}

@@ -81,6 +81,8 @@ pub struct Server {
     pub max_connections: usize,
     /// Streams at a time; `None` for no limit of its own.
     pub max_streams: Option<usize>,
+    /// Plain requests that are passed on at a time.
+    pub max_requests: usize,
     /// Tickets that were handed out and not used, at a time.
     pub max_tickets: usize,
     /// Streams that wait for their first message, or for the end of their refusal.

@@ -26,6 +26,7 @@ pub(super) fn server(typed: &file::Server, context: &Context<'_>) -> Server {
         },
         max_connections: value(&typed.max_connections, 10_000),
         max_streams: Some(value(&typed.max_streams, 0)).filter(|streams| *streams != 0),
+        max_requests: value(&typed.max_requests, 10_000),
         max_tickets: value(&typed.max_tickets, 10_000),
         waiting: waiting::Caps {
             total: value(&typed.max_waiting, default.total),

@@ -59,7 +59,7 @@ use first_message::Doorkeeper;
 use forward::Forward;
 use narrow::narrow;
 use observe::Observe;
-use pass::Pass;
+use pass::{Pass, Passing};
 use respond::Respond;
 use route::Route;
 use ticket::Tickets;
@@ -93,6 +93,8 @@ pub struct Config {
     pub max_request_head: Option<usize>,
     /// Streams at a time in the whole process; `None` for no limit of its own.
     pub max_streams: Option<usize>,
+    /// Plain requests that are passed on at a time; `None` for no limit.
+    pub max_requests: Option<usize>,
     /// Tickets that were handed out and not used, at a time.
     pub max_tickets: usize,
     /// Peers whose word on where a request came from is believed.
@@ -133,6 +135,7 @@ impl Gateway {
             tracker,
             metrics,
             waiting: Waiting::default(),
+            passing: Passing::default(),
         });
         Self { pipeline: stack(&shared), shared, fallback: None }
     }
@@ -219,6 +222,7 @@ pub struct Shared {
     tracker: TaskTracker,
     metrics: Metrics,
     waiting: Waiting,
+    passing: Passing,
 }
 
 impl Shared {

@@ -14,6 +14,7 @@ mod upload;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use futures_util::future::Either;
@@ -90,27 +91,33 @@ async fn passed(shared: &Arc<Shared>, routed: Routed) -> Result<Response<Body>, 
     if shared.draining() {
         return Err(Rejection::Draining);
     }
+    let turn = shared.passing.enter(routed.visit.rules.config.max_requests).ok_or(Rejection::TooManyRequests)?;
     let access = routed.route.http.access;
     let (plain, body) = Plain::of(shared, routed)?;
     if access == Access::Pass || plain.is_preflight() {
         let plain = plain.without_credentials(access)?;
-        return open(shared, plain, body).await;
+        return open(shared, plain, body, turn).await;
     }
     page::check(&plain)?;
     let (plain, token) = plain.take_token()?;
     let token = (token.ok_or_else(carrier::missing)?, plain.route.afterwards());
     let judge = plain.route.judge.clone();
     let admitted = admit(plain, token, Purpose::Request, &*judge, &shared.clock).await?;
-    held(shared, admitted, body).await
+    held(shared, admitted, body, turn).await
 }
 
 /// Passes on a request of whoever it may be.
-async fn open(shared: &Arc<Shared>, plain: Plain, body: Option<Streamed>) -> Result<Response<Body>, Rejection> {
+async fn open(
+    shared: &Arc<Shared>,
+    plain: Plain,
+    body: Option<Streamed>,
+    turn: Turn,
+) -> Result<Response<Body>, Rejection> {
     let progress = Progress::of(body.as_ref(), &shared.clock);
     let asked = ask(shared, &plain, None, body, &progress);
     let reached = in_time(shared, &plain.route, &progress, asked).await?;
     shared.metrics.http(&plain.route.name, PASSED);
-    answered(shared, &plain, reached, progress, None)
+    answered(shared, &plain, reached, (progress, turn), None)
 }
 
 /// Passes on a request whose token is good, for as long as it is.
@@ -118,6 +125,7 @@ async fn held(
     shared: &Arc<Shared>,
     admitted: Admitted<Plain>,
     body: Option<Streamed>,
+    turn: Turn,
 ) -> Result<Response<Body>, Rejection> {
     let mut hold = Hold::new(shared, &admitted)?;
     let plain = admitted.request();
@@ -130,7 +138,7 @@ async fn held(
     };
     hold.still_good()?;
     shared.metrics.http(&plain.route.name, PASSED);
-    answered(shared, plain, reached, progress, Some(hold))
+    answered(shared, plain, reached, (progress, turn), Some(hold))
 }
 
 /// Asks the first endpoint that can be reached. Nothing of the request was sent to the others.
@@ -163,6 +171,27 @@ async fn ask(
         }
     }
     Err(failed)
+}
+
+/// How many plain requests are passed on now. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct Passing(Arc<AtomicUsize>);
+
+/// The turn of one of them, until it is dropped.
+struct Turn(Passing);
+
+impl Passing {
+    fn enter(&self, most: Option<usize>) -> Option<Turn> {
+        let more = |now: usize| most.is_none_or(|most| now < most).then(|| now.saturating_add(1));
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(Turn(self.clone()))
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A service's answer, where its connection goes afterwards, and the place on the endpoint.

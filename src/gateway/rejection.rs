@@ -39,6 +39,8 @@ pub enum Rejection {
     NoTrace,
     /// There are as many streams as there may be.
     TooMany,
+    /// There are as many plain requests as there may be.
+    TooManyRequests,
     /// There are as many tickets as there may be, of this principal or of all.
     TooManyTickets,
     /// Not a WebSocket upgrade.
@@ -108,7 +110,7 @@ impl Rejection {
             Self::Misdirected => (S::MISDIRECTED_REQUEST, "misdirected", None),
             Self::NoTrace => (S::METHOD_NOT_ALLOWED, "method", says(header::ALLOW, NOT_TRACE)),
             Self::NoRoute => (S::NOT_FOUND, "no_route", None),
-            Self::TooMany | Self::TooManyTickets | Self::UpstreamFull => {
+            Self::TooMany | Self::TooManyRequests | Self::TooManyTickets | Self::UpstreamFull => {
                 (S::TOO_MANY_REQUESTS, "rate_limited", retry())
             }
             Self::UpgradeRequired => (S::UPGRADE_REQUIRED, "upgrade_required", says(header::UPGRADE, "websocket")),
@@ -192,6 +194,7 @@ impl Rejection {
             Self::NoTrace => Cow::Borrowed("TRACE is not passed on"),
             Self::NoRoute => Cow::Borrowed("no route for host and path"),
             Self::TooMany => Cow::Borrowed("as many streams as allowed"),
+            Self::TooManyRequests => Cow::Borrowed("as many plain requests as allowed"),
             Self::TooManyTickets => Cow::Borrowed("as many unused tickets as allowed"),
             Self::UpstreamFull => Cow::Borrowed("every endpoint of the service has as many streams as allowed"),
             Self::UpgradeRequired => Cow::Borrowed("not a WebSocket upgrade"),

@@ -87,8 +87,8 @@ struct Shared {
 pub struct Prepared(Option<Arc<Tls>>);
 
 impl Settings {
-    /// How long a connection may last, its TLS handshake included, without a request that becomes a stream. Requests
-    /// that are refused do not lengthen it: else a client without a token could keep its permit for ever.
+    /// How long a connection may last, its TLS handshake included, without a request that becomes a stream or is passed
+    /// on. Requests that are refused do not lengthen it: else a client without a token could keep its permit for ever.
     pub const fn longest(&self) -> Duration {
         self.handshake_timeout.saturating_add(self.request_timeout.saturating_mul(REQUESTS))
     }

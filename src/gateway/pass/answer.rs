@@ -9,10 +9,10 @@ use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, Response, Version};
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 
-use super::Reached;
 use super::hold::{Held, Hold};
 use super::plain::{Plain, announce, clean_trailers};
 use super::upload::Progress;
+use super::{Reached, Turn};
 use crate::clock::Clock;
 use crate::gateway::body::BoxError;
 use crate::gateway::endpoint::Answered;
@@ -29,7 +29,7 @@ pub(super) fn answered(
     shared: &Shared,
     plain: &Plain,
     Reached { answer: (response, line), pool, lease }: Reached,
-    progress: Arc<Progress>,
+    (progress, turn): (Arc<Progress>, Turn),
     hold: Option<Hold>,
 ) -> Result<Response<Body>, Rejection> {
     let (head, body) = response.into_parts();
@@ -51,7 +51,7 @@ pub(super) fn answered(
     let held = hold.filter(|_| !body.is_end_stream()).map(Hold::keep);
     let cut = held.as_ref().map(|held| held.cut.clone());
     let (line, clock) = (Some((line, pool)), shared.clock.clone());
-    let body = Falling { body, line, progress, held, clock, bytes: 0, whole: false, _lease: lease };
+    let body = Falling { body, line, progress, held, clock, bytes: 0, whole: false, _place: (lease, turn) };
     let mut response = Response::new(Body::passed(body, cut));
     *response.status_mut() = head.status;
     *response.version_mut() = Version::HTTP_11;
@@ -79,7 +79,8 @@ struct Falling {
     clock: Clock,
     bytes: u64,
     whole: bool,
-    _lease: Lease,
+    /// On the endpoint, and among all that are passed on.
+    _place: (Lease, Turn),
 }
 
 /// Nothing more of the answer may be written.
