@@ -1,4 +1,5 @@
-//! A plain WebSocket service that costs as little as it can, so that the proxy in front of it is what is measured.
+//! A plain WebSocket service that costs as little as it can, so that the proxy in front of it is what is measured. It
+//! answers plain requests too.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use crate::frame::{self, Message};
-use crate::peer::Peer;
+use crate::peer::{Peer, header};
 
 /// Serves for `life`.
 pub async fn serve(port: u16, life: Duration) -> anyhow::Result<()> {
@@ -37,12 +38,15 @@ async fn accept(listener: &TcpListener) -> anyhow::Result<()> {
 async fn stream(tcp: TcpStream) -> anyhow::Result<()> {
     tcp.set_nodelay(true)?;
     let mut peer = Peer::new(tcp, 16 * 1024);
-    let request = timeout(Duration::from_secs(10), peer.receive_http()).await??;
-    let path = request.split_ascii_whitespace().nth(1).context("no path")?;
-    let size = path.strip_prefix("/flood?").and_then(|query| {
-        let size = query.split('&').find_map(|pair| pair.strip_prefix("size="))?;
-        size.parse::<usize>().ok().filter(|size| (1..=LARGEST).contains(size))
-    });
+    let request = loop {
+        let request = timeout(PATIENCE, peer.receive_http()).await??;
+        if header(&request, "sec-websocket-key").is_some() {
+            break request;
+        }
+        answer_get(&mut peer, &request).await?;
+    };
+    let target = request.split_ascii_whitespace().nth(1).context("no path")?;
+    let size = target.starts_with("/flood?").then(|| size(target)).flatten();
     let answer = format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Accept: {}\r\n\r\n",
@@ -56,12 +60,28 @@ async fn stream(tcp: TcpStream) -> anyhow::Result<()> {
     }
 }
 
+/// Answers a GET with the message whose size and number its query names.
+async fn answer_get(peer: &mut Peer<TcpStream>, request: &str) -> anyhow::Result<()> {
+    let target = request.strip_prefix("GET ").and_then(|rest| rest.split(' ').next()).context("no GET")?;
+    let size = size(target).context("no size")?;
+    let mut message = Message::from_service(size, 0);
+    message.set_number(parameter(target, "number").and_then(|number| number.parse().ok()).unwrap_or_default());
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: {size}\r\n\r\n");
+    peer.send(&[head.as_bytes(), message.payload()].concat()).await
+}
+
+/// The size that a target asks for.
+fn size(target: &str) -> Option<usize> {
+    parameter(target, "size")?.parse().ok().filter(|size| (1..=LARGEST).contains(size))
+}
+
+fn parameter<'t>(target: &'t str, name: &str) -> Option<&'t str> {
+    let pairs = target.split_once('?')?.1.split('&');
+    pairs.filter_map(|pair| pair.split_once('=')).find_map(|(own, value)| (own == name).then_some(value))
+}
+
 fn accept_of(request: &str) -> anyhow::Result<String> {
-    let key = request
-        .lines()
-        .filter_map(|line| line.split_once(':'))
-        .find_map(|(name, value)| name.eq_ignore_ascii_case("sec-websocket-key").then_some(value.trim()))
-        .context("no Sec-WebSocket-Key")?;
+    let key = header(request, "sec-websocket-key").context("no Sec-WebSocket-Key")?;
     let Ok(random) = <[u8; 16]>::try_from(STANDARD.decode(key)?) else { bail!("a key of another length") };
     Ok(Key::new(random).accept().to_str()?.to_owned())
 }
@@ -147,6 +167,8 @@ async fn flood(mut tcp: TcpStream, size: usize) -> anyhow::Result<()> {
     }
 }
 
+/// How long a proxy may keep a connection without asking for anything: longer than it does.
+const PATIENCE: Duration = Duration::from_secs(600);
 /// Bytes of one read, and of one write of a flood.
 const READ: usize = 64 * 1024;
 /// The largest message.

@@ -1,4 +1,5 @@
-//! The way to the proxy: TCP, TLS 1.3 if it is asked for, and the upgrade with a token in the query.
+//! The way to the proxy: TCP, TLS 1.3 if it is asked for, and the upgrade with a token in the query; or a stream of an
+//! HTTP/2 connection that others are on as well.
 
 use std::cell::Cell;
 use std::net::Ipv4Addr;
@@ -9,6 +10,8 @@ use std::time::Duration;
 use std::{io, mem};
 
 use anyhow::{Context as _, ensure};
+use bytes::Bytes;
+use h2::client::SendRequest;
 use portcullis::clock::{Clock, Wall};
 use portcullis::issuer::mint::{Mint, MintKey};
 use portcullis::secret::Secret;
@@ -23,6 +26,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::http2::{self, Sharing, Tunnel};
 use crate::peer::Peer;
 
 /// How long a connection may take to be upgraded.
@@ -37,16 +41,26 @@ pub struct Endpoint {
     name: ServerName<'static>,
     tokens: Vec<String>,
     next: Cell<usize>,
+    /// HTTP/2, and which connection the next stream is on.
+    sharing: Option<Sharing>,
 }
 
 impl Endpoint {
     /// The proxy on 127.0.0.1:`port`; with TLS if there is a CA (PEM) to trust.
     ///
-    /// TLS is 1.3 with one suite and one key exchange, so that all proxies do the same work.
-    pub fn new(port: u16, ca: Option<&[u8]>, resume: bool, tokens: Vec<String>) -> anyhow::Result<Self> {
+    /// TLS is 1.3 with one suite and one key exchange, so that all proxies do the same work. `http2`: how many streams
+    /// share a connection of HTTP/2.
+    pub fn new(
+        port: u16,
+        ca: Option<&[u8]>,
+        resume: bool,
+        tokens: Vec<String>,
+        http2: Option<u32>,
+    ) -> anyhow::Result<Self> {
         let name = ServerName::try_from("localhost")?;
-        let tls = ca.map(|pem| tls(pem, resume)).transpose()?;
-        Ok(Self { port, tls, name, tokens, next: Cell::new(0) })
+        let protocol: &[u8] = if http2.is_some() { b"h2" } else { b"http/1.1" };
+        let tls = ca.map(|pem| tls(pem, resume, protocol)).transpose()?;
+        Ok(Self { port, tls, name, tokens, next: Cell::new(0), sharing: http2.map(Sharing::new) })
     }
 
     /// A stream that has been upgraded at `path` (which may hold a query), read `capacity` bytes at a time.
@@ -55,10 +69,52 @@ impl Endpoint {
     }
 
     async fn connect(&self, path: &str, capacity: usize) -> anyhow::Result<Peer<Link>> {
+        let token = self.next_token();
+        let Some(requests) = self.share().await? else {
+            return Ok(self.upgrade(path, token, capacity).await?.0);
+        };
+        let tunnel = http2::open(requests, &self.uri(path, token)).await?;
+        Ok(Peer::new(Link::Http2(Box::new(tunnel)), capacity))
+    }
+
+    /// The HTTP/2 connection that the next stream is on; `None` if this is HTTP/1.1.
+    pub async fn share(&self) -> anyhow::Result<Option<SendRequest<Bytes>>> {
+        let Some(sharing) = &self.sharing else { return Ok(None) };
+        let connect = async { http2::start(self.reach(0).await?.into_stream()).await };
+        let shared = sharing.next();
+        Ok(Some(shared.get_or_try_init(|| connect).await?.clone()))
+    }
+
+    /// Streams that follow go over other connections than those before.
+    pub fn turn_over(&self) {
+        if let Some(sharing) = &self.sharing {
+            sharing.turn_over();
+        }
+    }
+
+    /// The token whose turn it is.
+    pub fn next_token(&self) -> Option<&str> {
         let at = self.next.get();
         self.next.set(at.wrapping_add(1));
-        let token = at.checked_rem(self.tokens.len()).and_then(|at| self.tokens.get(at));
-        Ok(self.upgrade(path, token.map(String::as_str), capacity).await?.0)
+        self.tokens.get(at.checked_rem(self.tokens.len())?).map(String::as_str)
+    }
+
+    /// A path with a token, as the target of a request.
+    pub fn target(path: &str, token: Option<&str>) -> String {
+        let joint = if path.contains('?') { '&' } else { '?' };
+        let token = token.map(|token| format!("{joint}access_token={token}")).unwrap_or_default();
+        format!("{path}{token}")
+    }
+
+    /// The same as HTTP/2 has it.
+    pub fn uri(&self, path: &str, token: Option<&str>) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}{}", self.authority(), Self::target(path, token))
+    }
+
+    /// The proxy, as requests name it.
+    pub fn authority(&self) -> String {
+        format!("localhost:{}", self.port)
     }
 
     /// A stream that has been upgraded with this token, and the head of the answer.
@@ -107,12 +163,11 @@ impl Endpoint {
     }
 
     fn request(&self, path: &str, token: Option<&str>) -> String {
-        let joint = if path.contains('?') { '&' } else { '?' };
-        let token = token.map(|token| format!("{joint}access_token={token}")).unwrap_or_default();
         format!(
-            "GET {path}{token} HTTP/1.1\r\nHost: localhost:{}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+            "GET {} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n",
-            self.port
+            Self::target(path, token),
+            self.authority()
         )
     }
 }
@@ -122,7 +177,7 @@ const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 /// What it is answered with.
 pub const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-fn tls(ca: &[u8], resume: bool) -> anyhow::Result<TlsConnector> {
+fn tls(ca: &[u8], resume: bool, protocol: &[u8]) -> anyhow::Result<TlsConnector> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(ca) {
         roots.add(certificate?)?;
@@ -136,7 +191,7 @@ fn tls(ca: &[u8], resume: bool) -> anyhow::Result<TlsConnector> {
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![protocol.to_vec()];
     if !resume {
         config.resumption = Resumption::disabled();
     }
@@ -179,17 +234,20 @@ pub fn mint(
 /// The `iss` of every token.
 pub const ISSUER: &str = "https://issuer.test";
 
-/// TLS or not.
+/// TLS or not, or a stream of an HTTP/2 connection.
 pub enum Link {
+    Http2(Box<Tunnel>),
     Tls(Box<TlsStream<TcpStream>>),
     Tcp(TcpStream),
 }
 
 impl Link {
-    pub fn tcp(&self) -> &TcpStream {
+    /// The connection, if it is this stream's alone.
+    pub fn tcp(&self) -> Option<&TcpStream> {
         match self {
-            Self::Tls(stream) => stream.get_ref().0,
-            Self::Tcp(stream) => stream,
+            Self::Http2(_) => None,
+            Self::Tls(stream) => Some(stream.get_ref().0),
+            Self::Tcp(stream) => Some(stream),
         }
     }
 }
@@ -197,6 +255,7 @@ impl Link {
 impl AsyncRead for Link {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
+            Self::Http2(stream) => Pin::new(stream).poll_read(cx, buffer),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
@@ -206,13 +265,32 @@ impl AsyncRead for Link {
 impl AsyncWrite for Link {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match &mut *self {
+            Self::Http2(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Self::Http2(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+        }
+    }
+
+    // The head of an HTTP/2 frame and its payload are one write, and one record of TLS.
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
+            Self::Http2(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
         }
@@ -220,6 +298,7 @@ impl AsyncWrite for Link {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
+            Self::Http2(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
         }

@@ -126,7 +126,8 @@ impl Watch {
     fn start(clock: &Clock, deadline: Mono, peers: &[Peer<Link>]) -> anyhow::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         for (number, peer) in (0..).zip(peers) {
-            epoll::add(&epoll, peer.stream().tcp(), epoll::EventData::new_u64(number), EDGES)?;
+            let tcp = peer.stream().tcp().context("a stream without a connection of its own")?;
+            epoll::add(&epoll, tcp, epoll::EventData::new_u64(number), EDGES)?;
         }
         let (clock, stop) = (clock.clone(), Arc::new(AtomicBool::new(false)));
         let (stopped, streams) = (stop.clone(), peers.len());

@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn a_forgery_has_a_good_header_or_another_key_and_never_its_own_signature() {
         let good = "eyJhbGciOiJSUzI1NiIsImtpZCI6ImsifQ.e30.c2ln".to_owned();
-        let endpoint = Endpoint::new(1, None, false, vec![good]).unwrap();
+        let endpoint = Endpoint::new(1, None, false, vec![good], None).unwrap();
         let forger = Forger::new(&endpoint, 30).unwrap();
         let headers: Vec<Value> = (0..100)
             .map(|number| {
@@ -261,9 +261,9 @@ mod tests {
 
     #[test]
     fn whoever_has_no_key_or_no_name_for_it_is_told() {
-        let none = Endpoint::new(1, None, false, Vec::new()).unwrap();
+        let none = Endpoint::new(1, None, false, Vec::new(), None).unwrap();
         assert!(Forger::new(&none, 50).is_err());
-        let unnamed = Endpoint::new(1, None, false, vec!["eyJhbGciOiJSUzI1NiJ9.e30.c2ln".to_owned()]).unwrap();
+        let unnamed = Endpoint::new(1, None, false, vec!["eyJhbGciOiJSUzI1NiJ9.e30.c2ln".to_owned()], None).unwrap();
         assert!(Forger::new(&unnamed, 50).is_err());
     }
 }

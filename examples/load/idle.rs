@@ -24,6 +24,7 @@ pub async fn idle(endpoint: Endpoint, plan: &Plan, streams: u32, touch: usize) -
     }
     // What the proxy keeps for all streams is there before the first one counts.
     close(open(&endpoint, "/", touch).await?).await?;
+    endpoint.turn_over();
     sleep(SETTLING).await;
     let base = usage::pss(&plan.processes);
 

@@ -11,7 +11,9 @@ mod endpoint;
 mod expiry;
 mod forge;
 mod frame;
+mod get;
 mod histogram;
+mod http2;
 mod idle;
 mod peer;
 mod renew;
@@ -39,34 +41,38 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Closed loop: each connection has one message under way at a time.
+    /// Closed loop: each stream has one message under way at a time.
     Echo {
         #[command(flatten)]
         target: Target,
+        #[command(flatten)]
+        over: Over,
         #[command(flatten)]
         bounds: Bounds,
         /// Bytes of a message.
         #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
         size: u32,
-        /// Connections.
-        #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-        connections: u32,
+        /// Streams.
+        #[arg(long, alias = "connections", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        streams: u32,
     },
     /// Open loop: messages are due at a fixed rate, and latency counts from when each was due.
     Rate {
         #[command(flatten)]
         target: Target,
         #[command(flatten)]
+        over: Over,
+        #[command(flatten)]
         bounds: Bounds,
         /// Bytes of a message.
         #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65_536))]
         size: u32,
-        /// Messages a second, over all connections.
+        /// Messages a second, over all streams.
         #[arg(long, default_value_t = 3000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
         rate: u32,
-        /// Connections.
-        #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-        connections: u32,
+        /// Streams.
+        #[arg(long, alias = "connections", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        streams: u32,
         /// A file that gets a line for each message: when it was due (Unix time) and what it took, in microseconds.
         #[arg(long)]
         samples: Option<PathBuf>,
@@ -76,28 +82,49 @@ enum Verb {
         #[command(flatten)]
         target: Target,
         #[command(flatten)]
+        over: Over,
+        #[command(flatten)]
         bounds: Bounds,
         /// Bytes of a message.
         #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
         size: u32,
-        /// Connections.
-        #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-        connections: u32,
+        /// Streams.
+        #[arg(long, alias = "connections", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        streams: u32,
+    },
+    /// Closed loop of plain requests, each with a token: GET, and a body that is compared.
+    Get {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        over: Over,
+        #[command(flatten)]
+        bounds: Bounds,
+        /// Bytes of a body.
+        #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+        size: u32,
+        /// Requests at a time.
+        #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        streams: u32,
     },
     /// Connect, TLS, upgrade with a token, Close, again.
     Handshake {
         #[command(flatten)]
         target: Target,
         #[command(flatten)]
+        over: Over,
+        #[command(flatten)]
         bounds: Bounds,
-        /// Connections at a time.
-        #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1_000))]
-        connections: u32,
+        /// Streams at a time.
+        #[arg(long, alias = "connections", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+        streams: u32,
     },
     /// Streams that say nothing: memory of the proxy for each, and its CPU while nothing happens.
     Idle {
         #[command(flatten)]
         target: Target,
+        #[command(flatten)]
+        over: Over,
         #[command(flatten)]
         bounds: Bounds,
         /// Streams.
@@ -164,7 +191,8 @@ enum Verb {
         #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(0..=100))]
         unknown: u32,
     },
-    /// A plain WebSocket service that costs little: echoes; a request for /flood?size=N is sent messages instead.
+    /// A plain WebSocket service that costs little: echoes; a request for /flood?size=N is sent messages instead. A GET of
+    /// /get?size=N&number=M that is no upgrade is answered with such a message as its body.
     Backend {
         /// Port on 127.0.0.1.
         #[arg(long)]
@@ -198,6 +226,14 @@ struct Target {
     resume: bool,
 }
 
+/// What streams and requests go over.
+#[derive(Args)]
+struct Over {
+    /// HTTP/2 (RFC 8441), so many streams to a connection; without it HTTP/1.1, where each has a connection of its own.
+    #[arg(long, value_name = "STREAMS", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    http2: Option<u32>,
+}
+
 /// How long, how much, and whose costs.
 #[derive(Args)]
 struct Bounds {
@@ -226,21 +262,24 @@ fn main() -> anyhow::Result<ExitCode> {
 /// The report of one verb, and its number of errors.
 async fn run(verb: Verb) -> anyhow::Result<(serde_json::Value, u64)> {
     match verb {
-        Verb::Echo { target, bounds, size, connections } => {
-            verbs::echo(target.endpoint(None)?, &bounds.plan(), size as usize, connections).await
+        Verb::Echo { target, over, bounds, size, streams } => {
+            verbs::echo(target.over(&over)?, &bounds.plan(), size as usize, streams).await
         }
-        Verb::Rate { target, bounds, size, rate, connections, samples } => {
-            let (endpoint, plan) = (target.endpoint(None)?, bounds.plan());
-            verbs::rate(endpoint, &plan, size as usize, rate, connections, samples.as_deref()).await
+        Verb::Rate { target, over, bounds, size, rate, streams, samples } => {
+            let (endpoint, plan) = (target.over(&over)?, bounds.plan());
+            verbs::rate(endpoint, &plan, size as usize, rate, streams, samples.as_deref()).await
         }
-        Verb::Flood { target, bounds, size, connections } => {
-            verbs::flood(target.endpoint(None)?, &bounds.plan(), size as usize, connections).await
+        Verb::Flood { target, over, bounds, size, streams } => {
+            verbs::flood(target.over(&over)?, &bounds.plan(), size as usize, streams).await
         }
-        Verb::Handshake { target, bounds, connections } => {
-            verbs::handshake(target.endpoint(None)?, &bounds.plan(), connections).await
+        Verb::Get { target, over, bounds, size, streams } => {
+            get::get(target.over(&over)?, &bounds.plan(), size as usize, streams).await
         }
-        Verb::Idle { target, bounds, streams, touch } => {
-            idle::idle(target.endpoint(None)?, &bounds.plan(), streams, touch as usize).await
+        Verb::Handshake { target, over, bounds, streams } => {
+            verbs::handshake(target.over(&over)?, &bounds.plan(), streams).await
+        }
+        Verb::Idle { target, over, bounds, streams, touch } => {
+            idle::idle(target.over(&over)?, &bounds.plan(), streams, touch as usize).await
         }
         Verb::Expiry { target, bounds, streams, at, code, reason } => {
             let at = Wall::from_epoch(Duration::from_secs(at));
@@ -263,7 +302,15 @@ async fn run(verb: Verb) -> anyhow::Result<(serde_json::Value, u64)> {
 }
 
 impl Target {
+    fn over(&self, over: &Over) -> anyhow::Result<endpoint::Endpoint> {
+        self.reached(None, over.http2)
+    }
+
     fn endpoint(&self, expiry: Option<Wall>) -> anyhow::Result<endpoint::Endpoint> {
+        self.reached(expiry, None)
+    }
+
+    fn reached(&self, expiry: Option<Wall>, http2: Option<u32>) -> anyhow::Result<endpoint::Endpoint> {
         let read = |path: &PathBuf| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
         let ca = self.ca.as_ref().map(read).transpose()?;
         let key = self.key.as_ref().map(read).transpose()?;
@@ -271,7 +318,7 @@ impl Target {
             Some(key) => endpoint::tokens(&self.algorithm, self.kid.clone(), key, expiry)?,
             None => Vec::new(),
         };
-        endpoint::Endpoint::new(self.port, ca.as_deref(), self.resume, tokens)
+        endpoint::Endpoint::new(self.port, ca.as_deref(), self.resume, tokens, http2)
     }
 }
 

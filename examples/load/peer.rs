@@ -53,6 +53,11 @@ impl<S: AsyncRead + Unpin> Peer<S> {
         let (first, length) = self.head().await?;
         ensure!(first == 0x82, "a frame that starts with {first:#04x} instead of a binary message");
         ensure!(length == expected.len() as u64, "a message of {length} bytes instead of {}", expected.len());
+        self.compare(expected).await
+    }
+
+    /// Reads as many bytes as are expected, and compares them.
+    pub async fn compare(&mut self, expected: &[u8]) -> anyhow::Result<()> {
         let mut rest = expected;
         while !rest.is_empty() {
             if self.unread().is_empty() {

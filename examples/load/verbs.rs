@@ -28,7 +28,7 @@ const READ: usize = 64 * 1024;
 /// How long one message may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-pub async fn echo(endpoint: Endpoint, plan: &Plan, size: usize, connections: u32) -> Report {
+pub async fn echo(endpoint: Endpoint, plan: &Plan, size: usize, streams: u32) -> Report {
     let (run, endpoint) = (Run::new(), Rc::new(endpoint));
     let worker = |seed: u32| {
         let (run, endpoint) = (run.clone(), endpoint.clone());
@@ -48,7 +48,7 @@ pub async fn echo(endpoint: Endpoint, plan: &Plan, size: usize, connections: u32
             close(peer).await
         }
     };
-    measure(&run, plan, "echo", (0..connections).map(worker).collect()).await
+    measure(&run, plan, "echo", (0..streams).map(worker).collect()).await
 }
 
 /// `samples`: a file that gets each message's due time and latency.
@@ -57,13 +57,13 @@ pub async fn rate(
     plan: &Plan,
     size: usize,
     rate: u32,
-    connections: u32,
+    streams: u32,
     samples: Option<&Path>,
 ) -> Report {
     let (run, endpoint) = (Run::new(), Rc::new(endpoint));
     run.keep_samples(samples.is_some());
-    let connections = connections.min(rate);
-    let (senders, receivers): (Vec<_>, Vec<_>) = (0..connections).map(|_| mpsc::channel(QUEUE)).unzip();
+    let streams = streams.min(rate);
+    let (senders, receivers): (Vec<_>, Vec<_>) = (0..streams).map(|_| mpsc::channel(QUEUE)).unzip();
     let pacer = Pacer::start(run.clock().clone(), rate, senders);
     let worker = |(seed, due): (u64, mpsc::Receiver<Mono>)| {
         let (run, endpoint) = (run.clone(), endpoint.clone());
@@ -186,7 +186,7 @@ async fn receive_in_order<S: AsyncRead + Unpin>(
     }
 }
 
-pub async fn flood(endpoint: Endpoint, plan: &Plan, size: usize, connections: u32) -> Report {
+pub async fn flood(endpoint: Endpoint, plan: &Plan, size: usize, streams: u32) -> Report {
     let (run, endpoint) = (Run::new(), Rc::new(endpoint));
     let worker = |_| {
         let (run, endpoint) = (run.clone(), endpoint.clone());
@@ -205,10 +205,10 @@ pub async fn flood(endpoint: Endpoint, plan: &Plan, size: usize, connections: u3
             Ok(())
         }
     };
-    measure(&run, plan, "flood", (0..connections).map(worker).collect()).await
+    measure(&run, plan, "flood", (0..streams).map(worker).collect()).await
 }
 
-pub async fn handshake(endpoint: Endpoint, plan: &Plan, connections: u32) -> Report {
+pub async fn handshake(endpoint: Endpoint, plan: &Plan, streams: u32) -> Report {
     let (run, endpoint) = (Run::new(), Rc::new(endpoint));
     let worker = |_| {
         let (run, endpoint) = (run.clone(), endpoint.clone());
@@ -226,7 +226,7 @@ pub async fn handshake(endpoint: Endpoint, plan: &Plan, connections: u32) -> Rep
             Ok(())
         }
     };
-    measure(&run, plan, "handshake", (0..connections).map(worker).collect()).await
+    measure(&run, plan, "handshake", (0..streams).map(worker).collect()).await
 }
 
 /// The closing handshake, and the end of the connection.
