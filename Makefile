@@ -5,7 +5,8 @@
 
 REAL = target/real
 
-.PHONY: test test-buffered test-http2 quick check doc autobahn bench expiry renewals forged micro instructions real clean-real
+.PHONY: test test-buffered test-http2 quick check doc autobahn bench http2 expiry renewals forged micro instructions real \
+	clean-real
 
 test: real
 	cd clients/js && npm test
@@ -46,6 +47,12 @@ bench:
 	cargo build --locked --release --bin portcullis
 	cargo build --locked --release --features bench --example load
 	benches/compare.py --rounds $(ROUNDS) --seconds $(SECONDS)
+
+# The same over HTTP/2, with Envoy and Caddy beside them; Python packages under target/peers/.
+http2:
+	cargo build --locked --release --bin portcullis
+	cargo build --locked --release --features bench --example load
+	benches/http2.py --rounds $(ROUNDS) --seconds $(SECONDS)
 
 # Nine thousand streams that expire in the same second, and what others feel of it; about a minute for each run.
 EXPIRY_ROUNDS = 3

@@ -12,6 +12,7 @@ ratios are those of one round, so that what else the machine does falls on both 
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import pathlib
@@ -23,6 +24,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -30,6 +32,8 @@ TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 GATEWAY = TARGET / "release/portcullis"
 LOAD = TARGET / "release/examples/load"
 WORK = TARGET / "compare"
+# What `make` is asked for.
+NAME = "bench"
 NJS = pathlib.Path("/usr/lib/nginx/modules/ngx_http_js_module.so")
 PROXY_CORE, LOAD_CORE = "0", "1"
 
@@ -49,7 +53,7 @@ USUAL = "echo:64,echo:1024,echo:16384,echo:262144,rate:256:3000,flood:1024,hands
 
 
 def fail(*lines):
-    sys.exit("\n".join(f"make bench: {line}" for line in lines))
+    sys.exit("\n".join(f"make {NAME}: {line}" for line in lines))
 
 
 def install():
@@ -64,7 +68,7 @@ def install():
         fail(f"these are missing: {' '.join(missing)}", "this is no Debian: install them by its own means")
     if os.geteuid() != 0:
         fail(f"these Debian packages are missing: {' '.join(missing)}", f"run as root: {' '.join(command)}")
-    print(f"make bench: installing {' '.join(missing)}", file=sys.stderr)
+    print(f"make {NAME}: installing {' '.join(missing)}", file=sys.stderr)
     # In runlevel 1 the packages' scripts do not start what they install.
     environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive", RUNLEVEL="1")
     for step in (["apt-get", "update", "-qq"], command):
@@ -74,7 +78,7 @@ def install():
                 fail(f"{' '.join(step)} failed: {done.stderr.strip()[-300:]}")
             break
     if not NJS.exists():
-        print("make bench: without libnginx-mod-http-js nginx checks NO token here", file=sys.stderr)
+        print(f"make {NAME}: without libnginx-mod-http-js nginx checks NO token here", file=sys.stderr)
 
 
 def find(name):
@@ -130,35 +134,71 @@ def fill(template, **values):
     return path
 
 
-def commands(certs, port, backend):
-    """How each proxy is started, by its name."""
-    secret = (certs / "token.secret").read_text().strip()
-    chain, key = certs / "cert.pem", certs / "key.pem"
+@dataclasses.dataclass
+class Proxy:
+    """How a proxy is started, where it listens, and what is asked of it."""
+
+    name: str
+    # Writes its configuration, and installs what is missing; the command.
+    prepare: Callable
+    port: int
+    # What else `load` is asked for in a test with these parameters.
+    over: Callable = lambda parameters: []
+    # The tests that it has a part in; none: all.
+    verbs: tuple = ()
+    # Whether it looks at tokens.
+    checks: bool = True
+
+    def takes(self, test):
+        return not self.verbs or test.split(":")[0] in self.verbs
+
+
+def gateway(port, **common):
+    """The gateway's command."""
+    return [GATEWAY, "run", "--config", fill("portcullis.toml", PORT=port, **common)]
+
+
+def haproxy(port, certs, **common):
+    """HAProxy's command. Its configuration has the secret in it."""
     both = certs / "both.pem"
-    both.write_text(chain.read_text() + key.read_text())
+    both.write_text((certs / "cert.pem").read_text() + (certs / "key.pem").read_text())
     both.chmod(0o600)
-    common = dict(BACKEND=backend, CERT=chain, KEY=key, PEM=both, WORK=WORK, SECRET_FILE=certs / "token.secret")
-    gateway = fill("portcullis.toml", PORT=port["portcullis"], **common)
-    haproxy = fill("haproxy.cfg", PORT=port["haproxy"], SECRET=secret, **common)
-    haproxy.chmod(0o600)
-    checks = NJS.exists()
+    config = fill("haproxy.cfg", PORT=port, PEM=both, SECRET=(certs / "token.secret").read_text().strip(), **common)
+    config.chmod(0o600)
+    return [find("haproxy"), "-db", "-q", "-f", config]
+
+
+def nginx(port, **common):
+    """nginx' command. Without njs it checks no token."""
     fill("jwt.js", **common)
-    nginx = fill(
+    config = fill(
         "nginx.conf",
-        PORT=port["nginx"],
-        LOAD_NJS=f"load_module {NJS};" if checks else "",
+        PORT=port,
+        LOAD_NJS=f"load_module {NJS};" if NJS.exists() else "",
         USE_NJS=f"js_path {WORK}; js_import jwt from jwt.js; js_set $accepted jwt.accepted;"
-        if checks
+        if NJS.exists()
         else "map '' $accepted { default 1; }",
         # Workers read the secret, which only its owner may.
         USER="user root;" if os.geteuid() == 0 else "",
         **common,
     )
-    return {
-        "portcullis": [GATEWAY, "run", "--config", gateway],
-        "haproxy": [find("haproxy"), "-db", "-q", "-f", haproxy],
-        "nginx": [find("nginx"), "-p", WORK, "-c", nginx, "-e", WORK / "nginx.log"],
-    }
+    return [find("nginx"), "-p", WORK, "-c", config, "-e", WORK / "nginx.log"]
+
+
+def common(certs, backend):
+    """What the configurations of all proxies are filled with."""
+    files = dict(CERT=certs / "cert.pem", KEY=certs / "key.pem", SECRET_FILE=certs / "token.secret")
+    return dict(BACKEND=backend, WORK=WORK, ALPN="http/1.1", LISTEN="ssl", HTTP="", **files)
+
+
+def proxies(certs, first):
+    """All three, on the ports that follow the backend's."""
+    same = common(certs, first)
+    return [
+        Proxy("portcullis", lambda: gateway(first + 1, **same), first + 1),
+        Proxy("haproxy", lambda: haproxy(first + 2, certs, **same), first + 2),
+        Proxy("nginx", lambda: nginx(first + 3, **same), first + 3, checks=NJS.exists()),
+    ]
 
 
 def load(arguments, timeout):
@@ -197,45 +237,48 @@ def own(pids):
     return total
 
 
-def check(name, access, certs):
+def check(proxy, verb, access, certs):
     """A proxy that is measured must let good tokens through and no others."""
-    good = load(["handshake", "--seconds", "0.1", "--connections", "1", *access, "--key", certs / "token.secret"], 60)
+    probe = ["get" if verb == "get" else "handshake", "--seconds", "0.1", "--streams", "1", *access]
+    good = load([*probe, "--key", certs / "token.secret"], 60)
     if good["errors"]:
-        raise RuntimeError(f"{name} refuses a good token: {good['first_error']}")
-    if name == "nginx" and not NJS.exists():
+        raise RuntimeError(f"{proxy.name} refuses a good token: {good['first_error']}")
+    if not proxy.checks:
         return
     for what, key in (("no token", []), ("a token of another key", ["--key", certs / "other.secret"])):
-        bad = load(["handshake", "--seconds", "0.1", "--connections", "1", *access, *key], 60)
+        bad = load([*probe, *key], 60)
         if not bad["errors"] or "401" not in str(bad["first_error"]):
-            raise RuntimeError(f"{name} does not refuse {what}: {bad}")
+            raise RuntimeError(f"{proxy.name} does not refuse {what}: {bad}")
 
 
-def one(test, name, command, port, certs, arguments, backend):
+def one(test, proxy, command, certs, arguments, backend, checked):
     """One test of one proxy, which is started fresh for it."""
     verb, *parameters = test.split(":")
     make, figure, _ = TESTS[verb]
-    proxy = Process(command, PROXY_CORE, WORK / f"{name}.log")
+    process = Process(command, PROXY_CORE, WORK / f"{proxy.name}.log")
     try:
-        proxy.wait_for(port)
-        access = ["--port", port, "--ca", certs / "ca.pem"]
-        if test == arguments.tests[0]:
-            check(name, access, certs)
-        cost = ["--key", certs / "token.secret", "--pid", proxy.pid, "--seconds", arguments.seconds]
-        pids = {proxy.pid, backend.pid, os.getpid()}
+        process.wait_for(proxy.port)
+        access = ["--port", proxy.port, "--ca", certs / "ca.pem", *proxy.over(parameters)]
+        if (proxy.name, verb == "get") not in checked:
+            check(proxy, verb, access, certs)
+            checked.add((proxy.name, verb == "get"))
+        cost = ["--key", certs / "token.secret", "--pid", process.pid, "--seconds", arguments.seconds]
+        pids = {process.pid, backend.pid, os.getpid()}
         began, used, ours = time.monotonic(), machine(), own(pids)
         row = load([*make(*parameters), *access, *cost], arguments.seconds + 200)
         took = time.monotonic() - began
         row["other_cores"] = round(max(0.0, machine() - used - (own(pids) - ours)) / took, 2)
     finally:
-        proxy.stop()
-    row.update(test=test, proxy=name, value=row.get(figure))
+        process.stop()
+    row.update(test=test, proxy=proxy.name, checks=proxy.checks, value=row.get(figure))
     return row
 
 
-def run(arguments):
+def run(arguments, make=proxies):
+    """All rounds, with the proxies that `make` gives for a folder of certificates and a port."""
     for path in (GATEWAY, LOAD):
         if not path.exists():
-            fail(f"{path} is missing: start this by `make bench`")
+            fail(f"{path} is missing: start this by `make {NAME}`")
     install()
     shutil.rmtree(WORK, ignore_errors=True)
     WORK.mkdir(parents=True)
@@ -243,25 +286,25 @@ def run(arguments):
     for folder in (certs, WORK / "other"):
         subprocess.run([GATEWAY, "cert", "--dir", folder], check=True, capture_output=True)
     shutil.copy(WORK / "other/token.secret", certs / "other.secret")
-    first = arguments.port
-    port = {name: first + 1 + at for at, name in enumerate(("portcullis", "haproxy", "nginx"))}
-    start = commands(certs, port, first)
-    names = [name for name in start if name in arguments.proxies]
-    rows = []
-    backend = Process([LOAD, "backend", "--port", first, "--seconds", 20000], LOAD_CORE, WORK / "backend.log")
+    there = [proxy for proxy in make(certs, arguments.port) if proxy.name in arguments.proxies]
+    commands = {proxy.name: proxy.prepare() for proxy in there}
+    rows, checked = [], set()
+    service = [LOAD, "backend", "--port", arguments.port, "--seconds", 20000]
+    backend = Process(service, LOAD_CORE, WORK / "backend.log")
     try:
-        backend.wait_for(first)
+        backend.wait_for(arguments.port)
         with open(WORK / "results.jsonl", "w") as stored:
             for number in range(arguments.rounds):
                 for test in arguments.tests:
-                    for name in names if number % 2 == 0 else names[::-1]:
-                        row = one(test, name, start[name], port[name], certs, arguments, backend)
+                    taking = [proxy for proxy in there if proxy.takes(test)]
+                    for proxy in taking if number % 2 == 0 else taking[::-1]:
+                        row = one(test, proxy, commands[proxy.name], certs, arguments, backend, checked)
                         row["round"] = number
                         rows.append(row)
                         stored.write(json.dumps(row) + "\n")
                         stored.flush()
                         trouble = f"  ERROR {row['first_error']}" if row["errors"] else ""
-                        line = f"round {number + 1}  {test:<16} {name:<11} {row['value']}{trouble}"
+                        line = f"round {number + 1}  {test:<16} {proxy.name:<14} {row['value']}{trouble}"
                         print(line, file=sys.stderr, flush=True)
     finally:
         backend.stop()
@@ -310,19 +353,23 @@ def report(rows):
     others = [row["other_cores"] for row in rows if "other_cores" in row]
     if others:
         lines += ["", f"Other programs took {statistics.median(others):.2f} cores (median; most {max(others):.2f}) of {os.cpu_count()}."]
+    for name in dict.fromkeys(row["proxy"] for row in rows if not row.get("checks", True)):
+        lines += ["", f"{name} looks at no token."]
     failed = [row for row in rows if row["errors"]]
     for row in failed:
         lines.append(f"FAILED: round {row['round'] + 1} {row['test']} {row['proxy']}: {row['first_error']}")
     return "\n".join(lines), bool(failed)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(text=__doc__, make=proxies, names=("portcullis", "haproxy", "nginx"), port=9700):
+    """What the command line asks for, with the proxies that `make` gives."""
+    listed = lambda text: text.split(",")
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
-    parser.add_argument("--tests", type=lambda text: text.split(","), default=USUAL.split(","))
-    parser.add_argument("--proxies", type=lambda text: text.split(","), default=["portcullis", "haproxy", "nginx"])
-    parser.add_argument("--port", type=int, default=9700, help="the first of four ports on 127.0.0.1")
+    parser.add_argument("--tests", type=listed, default=USUAL.split(","))
+    parser.add_argument("--proxies", type=listed, default=list(names))
+    parser.add_argument("--port", type=int, default=port, help=f"the first of {1 + len(names)} ports on 127.0.0.1")
     parser.add_argument("--report", help="print the table of stored results and end")
     arguments = parser.parse_args()
     if unknown := [test for test in arguments.tests if test.split(":")[0] not in TESTS]:
@@ -333,7 +380,7 @@ def main():
         rows = [json.loads(line) for line in open(arguments.report)]
     else:
         try:
-            rows = run(arguments)
+            rows = run(arguments, make)
         except RuntimeError as error:
             fail(str(error))
     table, failed = report(rows)

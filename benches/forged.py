@@ -82,7 +82,7 @@ def haproxy(port, service, certs):
     """HAProxy as in `make bench`, with the issuer's public key instead of a secret."""
     both = certs / "both.pem"
     both.write_text((certs / "cert.pem").read_text() + (certs / "key.pem").read_text())
-    config = compare.fill("haproxy.cfg", PORT=port, BACKEND=service, PEM=both, SECRET=certs / "issuer.pub")
+    config = compare.fill("haproxy.cfg", PORT=port, BACKEND=service, PEM=both, SECRET=certs / "issuer.pub", ALPN="http/1.1")
     config.write_text(config.read_text().replace("HS256", "RS256"))
     return [compare.find("haproxy"), "-db", "-q", "-f", config]
 

@@ -18,7 +18,7 @@ import subprocess
 import sys
 
 import compare
-from compare import GATEWAY, NJS, Proxy, fill, haproxy, nginx
+from compare import NJS, Proxy, fill, gateway, haproxy, nginx
 
 WORK = compare.WORK = compare.TARGET / "http2"
 PEERS = compare.TARGET / "peers"
@@ -78,16 +78,15 @@ def caddy(port, **common):
 
 def proxies(certs, first):
     """All of them, on the ports that follow the backend's."""
-    same = compare.common(certs, first) | dict(ALPN="h2,http/1.1", LISTEN="ssl http2", HTTP='')
+    same = compare.common(certs, first) | dict(ALPN="h2,http/1.1", LISTEN="ssl http2", HTTP='http = "require"')
     shared = lambda parameters: ["--http2", parameters[-1]]
-    gateway = [GATEWAY, "run", "--config", fill("portcullis.toml", PORT=first + 1, **same)]
     return [
-        Proxy("portcullis", gateway, first + 1, shared),
-        Proxy("portcullis-1.1", gateway, first + 1),
-        Proxy("haproxy", haproxy("haproxy.cfg", first + 2, certs, **same), first + 2, shared),
-        Proxy("envoy", envoy(first + 3, certs, **same), first + 3, shared),
-        Proxy("caddy", caddy(first + 4, **same), first + 4, shared, checks=False),
-        Proxy("nginx", nginx("nginx.conf", first + 5, **same), first + 5, shared, verbs=("get",), checks=NJS.exists()),
+        Proxy("portcullis", lambda: gateway(first + 1, **same), first + 1, shared),
+        Proxy("portcullis-1.1", lambda: gateway(first + 1, **same), first + 1),
+        Proxy("haproxy", lambda: haproxy(first + 2, certs, **same), first + 2, shared),
+        Proxy("envoy", lambda: envoy(first + 3, certs, **same), first + 3, shared),
+        Proxy("caddy", lambda: caddy(first + 4, **same), first + 4, shared, checks=False),
+        Proxy("nginx", lambda: nginx(first + 5, **same), first + 5, shared, verbs=("get",), checks=NJS.exists()),
     ]
 
 

@@ -1,4 +1,4 @@
-// The token check of nginx in `make bench` (njs 0.7): HS256, exp and iss. Answers '1' for a token
+// The token check of nginx in `make bench` and `make http2` (njs 0.7): HS256, exp and iss. Answers '1' for a token
 // that is good; anything else, also an exception, means that it is refused.
 import crypto from 'crypto';
 import fs from 'fs';
