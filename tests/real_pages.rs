@@ -4,10 +4,10 @@ mod common;
 
 use std::time::Duration;
 
-use common::real::{Program, free_address, root};
+use common::real::{Program, free_address, installed, root};
 use common::recipe::Recipe;
 use common::site::Site;
-use common::{Gateway, eventually, field, instant};
+use common::{Gateway, eventually, field, instant, token};
 use serde_json::{Value, json};
 
 /// Longer than the minute after which many proxies take a silent stream for dead.
@@ -68,7 +68,7 @@ async fn streamlit_serves_its_page_and_stream_comes_back_with_a_fresh_cookie_and
     shows(&mut browser, "ok").await;
 
     // Its token ends the stream, and a fresh one brings the session back as it was.
-    browser.call(json!({"go": format!("{own}/login?15")})).await;
+    browser.call(json!({"go": format!("{own}/login?12")})).await;
     browser.call(json!({"go": own})).await;
     shows(&mut browser, "counted 0").await;
     count_to(&mut browser, 1).await;
@@ -93,6 +93,39 @@ async fn streamlit_serves_its_page_and_stream_comes_back_with_a_fresh_cookie_and
     expired(&gateway, 1).await;
     opened(&gateway, 3).await;
     assert!(!gateway.log().contains("eyJ"), "a token in the log");
+}
+
+#[tokio::test]
+async fn signalr_in_a_page_brings_its_token_in_the_query_and_is_told_why_it_ends() {
+    let (mut service, hub) = Program::standins().await;
+    let address = free_address();
+    let own = format!("https://localhost:{}", address.rsplit(':').next().expect("a port"));
+    let recipe = Recipe::of("signalr").with("127.0.0.1:0", &address).with("https://app.example.com", &own);
+    let gateway = recipe.with("127.0.0.1:5000", &hub).start().await;
+    let mut browser = Program::browser("chromium", &gateway.path("ca.pem")).await;
+    let library = installed("node_modules/@microsoft/signalr/dist/browser/signalr.js");
+    browser.call(json!({"script": std::fs::read_to_string(library).expect("signalr.js")})).await;
+    // Any page of the same origin.
+    browser.call(json!({"go": format!("{own}/hub")})).await;
+    browser
+        .eval(
+            "void (globalThis.open_hub = async (options) => {
+                const hub = new signalR.HubConnectionBuilder().withUrl('/hub', options).configureLogging('none').build()
+                globalThis.ended = new Promise((resolve) => hub.onclose(({ message }) => resolve(message)))
+                await hub.start()
+                return hub.invoke('Who')
+            })",
+        )
+        .await;
+    let refused = browser.eval("open_hub({}).catch(({ message }) => message)").await;
+    assert!(refused.as_str().is_some_and(|why| why.contains("Status code '401'")), "{refused}");
+    let short = token(Duration::from_secs(5));
+    assert_eq!(browser.eval(&format!("open_hub({{ accessTokenFactory: () => '{short}' }})")).await, "someone");
+    assert_eq!(service.line().await, "negotiated ?negotiateVersion=1");
+    let opened = service.line().await;
+    assert!(opened.starts_with("opened /hub?id=") && !opened.contains('&'), "{opened}");
+    let why = browser.eval("ended").await;
+    assert_eq!(why, "WebSocket closed with status code: 3000 (token expired).");
 }
 
 /// Presses the button, once it is there, after which the page shows this count.
