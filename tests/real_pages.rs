@@ -75,8 +75,12 @@ async fn streamlit_serves_its_page_and_stream_comes_back_with_a_fresh_cookie_and
     shows(&mut browser, "Hello, someone").await;
     shot(&mut browser, "streamlit").await;
     expired(&gateway, 1).await;
+    shows(&mut browser, "token_expired").await;
+    shot(&mut browser, "streamlit-expired").await;
     browser.eval("fetch('/login?60')").await;
     opened(&gateway, 2).await;
+    let text = "document.body.innerText";
+    until(&mut browser, "the page again", text, |shown| !shown.to_string().contains("token_expired")).await;
     count_to(&mut browser, 2).await;
 
     // The same with the script of the page, which renews the stream.
