@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use crate::admin::{self, AdminError, Desk};
 use crate::clock::{Clock, StepDetector, Wall};
 use crate::config::{Config, Server};
+use crate::gateway::route::{self, Route};
 use crate::gateway::{self, Gateway};
 use crate::jwks::{self, Missing, Source};
 use crate::listen::validity::Validity;
@@ -31,6 +32,7 @@ use crate::revocation::{self, Revocations};
 use crate::stream::Signal;
 use crate::telemetry::{self, Metrics};
 use crate::token::verify::Issuer;
+use crate::upstream::Service;
 
 /// The program before it runs.
 #[derive(Debug)]
@@ -95,6 +97,8 @@ struct Current {
     sources: Vec<Arc<Source>>,
     /// Ends those that fetch them.
     fetching: CancellationToken,
+    /// Ends those that watch the services.
+    watching: CancellationToken,
 }
 
 impl App {
@@ -143,6 +147,7 @@ impl App {
             stop: ticker.stop.clone(),
         };
         let (sources, fetching) = (config.sources.clone(), run_sources(&config.sources, &context));
+        let watching = watch(&gateway.services(), &ticker.stop);
         let stop = CancellationToken::new();
         let permits = Arc::new(Semaphore::new(config.server.max_connections.min(Semaphore::MAX_PERMITS)));
         let settings = settings(&config.server);
@@ -169,7 +174,8 @@ impl App {
         tokio::spawn(ticker.clone().run(clock.clone(), registry.clone(), gateway.clone(), desk.clone()));
         tokio::spawn(expire(revocations, clock.clone(), ticker.stop.clone()));
         let (server, log, admin, revocation) = (config.server, config.log, config.admin, config.revocation);
-        let current = Mutex::new(Current { server, log, admin, revocation, listeners: current, sources, fetching });
+        let current =
+            Mutex::new(Current { server, log, admin, revocation, listeners: current, sources, fetching, watching });
         Ok(Running {
             addresses,
             gateway,
@@ -249,6 +255,7 @@ impl Running {
         let before = self.gateway.route_names();
         let after: BTreeSet<Arc<str>> = config.routes.iter().map(|route| route.name.clone()).collect();
         let max_request_head = Some(current.server.max_request_head);
+        self.replace_services(&mut current, &config.routes);
         self.gateway.replace(gateway::Config { max_request_head, ..gateway_config(&config.server) }, config.routes);
         for gone in before.iter().filter(|name| !after.contains(*name)) {
             warnings.push(format!("the route `{gone}` is gone: its streams end with 1012"));
@@ -277,11 +284,25 @@ impl Running {
         current.sources = sources.to_vec();
     }
 
+    /// Has the services of new routes watched in the place of the old ones. Of endpoints that stay, what is known stays.
+    fn replace_services(&self, current: &mut Current, routes: &[Arc<Route>]) {
+        current.watching.cancel();
+        let (before, after) = (self.gateway.services(), route::services(routes));
+        for service in after.iter().filter(|service| service.name().is_some()) {
+            if let Some(older) = before.iter().find(|older| older.name() == service.name()) {
+                service.take_over(older);
+            }
+        }
+        current.watching = watch(&after, &self.ticker.stop);
+    }
+
     /// Ends everything in order: no new connections, new streams are refused with 503, live ones get their Close
     /// spread over `drain_window`. Returns when all are gone, at the latest after `drain_timeout`.
     pub async fn shutdown(self) {
         let (window, timeout) = {
             let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+            // Nobody is dialled any more.
+            current.watching.cancel();
             (current.server.drain_window, current.server.drain_timeout)
         };
         self.gateway.begin_drain(window);
@@ -341,6 +362,16 @@ fn run_sources(sources: &[Arc<Source>], context: &jwks::Context) -> Cancellation
     for source in sources {
         source.begin(context);
         tokio::spawn(source.clone().run(jwks::Context { stop: stop.clone(), ..context.clone() }));
+    }
+    stop
+}
+
+/// Keeps what is known of these services fresh until what is returned is cancelled.
+fn watch(services: &[Arc<Service>], stop: &CancellationToken) -> CancellationToken {
+    let stop = stop.child_token();
+    for service in services.iter().filter(|service| service.name().is_some()) {
+        let (service, stop) = (service.clone(), stop.clone());
+        tokio::spawn(async move { service.watch(&stop).await });
     }
     stop
 }

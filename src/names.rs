@@ -99,6 +99,12 @@ pub mod metric {
     pub const KEYS: &str = "portcullis_issuer_keys";
     /// When the first certificate of a listener ends.
     pub const CERTIFICATE: &str = "portcullis_tls_cert_expiry_timestamp_seconds";
+    /// Whether nothing is known against an endpoint, by upstream and endpoint.
+    pub const ENDPOINT_UP: &str = "portcullis_upstream_endpoint_up";
+    /// Streams on an endpoint, by upstream and endpoint.
+    pub const ENDPOINT_STREAMS: &str = "portcullis_upstream_endpoint_streams";
+    /// Attempts to connect to an endpoint, by upstream, endpoint and result.
+    pub const DIALS: &str = "portcullis_upstream_dials_total";
     /// Revocations in force.
     pub const REVOCATIONS: &str = "portcullis_revocations";
     /// How many revocations there may be.
@@ -111,7 +117,7 @@ pub mod metric {
     pub const PROCESS_START: &str = "process_start_time_seconds";
 
     /// All of them.
-    pub const ALL: [&str; 21] = [
+    pub const ALL: [&str; 24] = [
         KEY_FETCHES,
         KEYS_SEEN,
         KEYS,
@@ -128,6 +134,9 @@ pub mod metric {
         RELOAD_SUCCESSFUL,
         RELOAD_TIME,
         CERTIFICATE,
+        ENDPOINT_UP,
+        ENDPOINT_STREAMS,
+        DIALS,
         REVOCATIONS,
         REVOCATIONS_CAPACITY,
         REVOCATIONS_REFUSED,

@@ -145,8 +145,19 @@ fn every_key_of_the_default_config_is_known_and_every_known_key_stands_in_it() {
     let text = default_config();
     let written = written_keys(&text);
     assert!(written.len() > 50, "only {} keys were seen", written.len());
-    let containers =
-        ["server", "log", "probes", "admin", "revocation", "listener", "issuer", "route", "issuer.key", "route.close"];
+    let containers = [
+        "server",
+        "log",
+        "probes",
+        "admin",
+        "revocation",
+        "listener",
+        "issuer",
+        "upstream",
+        "route",
+        "issuer.key",
+        "route.close",
+    ];
     // What stands in inline tables is shown by an example in the same line.
     let inline = [
         "listener.more_certificates.certificate",
@@ -201,6 +212,8 @@ fn every_default_that_the_default_config_states_is_the_real_one() {
         "route.upstream_credential_header",
         "route.upstream_ca",
         "route.upstream_name",
+        "upstream.ca",
+        "upstream.server_name",
     ];
     let written = written_keys(&text);
     assert!(examples.iter().all(|example| written.contains(*example)), "an example is gone: mend this test");
@@ -213,6 +226,22 @@ fn every_default_that_the_default_config_states_is_the_real_one() {
         folder.parse("config.toml", text).map(|config| shown(&config)).unwrap_or_else(|problems| panic!("{problems}"))
     });
     assert_eq!(shipped, stated);
+}
+
+#[test]
+fn what_the_default_config_says_of_an_upstream_is_so() {
+    let folder = Folder::new();
+    let text = default_config().replace("upstream = \"ws://127.0.0.1:9001\"", "upstream = \"chat\"");
+    let shown = |chosen: &dyn Fn(&str) -> bool| {
+        let config =
+            folder.parse("config.toml", &uncommented(&text, chosen)).unwrap_or_else(|problems| panic!("{problems}"));
+        let service = &config.routes[0].upstream;
+        assert_eq!(service.endpoints().len(), 2);
+        format!("{service:?}")
+    };
+    let least = ["upstream", "upstream.name", "upstream.endpoints"];
+    let all = |key: &str| key.starts_with("upstream") && key != "upstream.ca" && key != "upstream.server_name";
+    assert_eq!(shown(&|key| least.contains(&key)), shown(&all));
 }
 
 #[test]
@@ -396,15 +425,18 @@ fn key_of(line: &str) -> Option<&str> {
 fn lines(text: &str) -> impl Iterator<Item = (&str, Option<String>)> {
     let mut section = String::new();
     text.lines().map(move |line| {
-        if line.starts_with('[') {
-            section = line.trim_matches(['[', ']']).to_owned();
+        let header = line.strip_prefix('#').filter(|rest| rest.starts_with("[[")).unwrap_or(line);
+        if header.starts_with('[') {
+            section = header.trim_matches(['[', ']']).to_owned();
+            // A whole section may be commented out.
+            return (line, (header != line).then(|| section.clone()));
         }
         (line, key_of(line).map(|key| format!("{section}.{key}")))
     })
 }
 
 fn written_keys(text: &str) -> BTreeSet<String> {
-    lines(text).filter_map(|(_, key)| key).collect()
+    lines(text).filter_map(|(_, key)| key).filter(|key| key != "upstream").collect()
 }
 
 /// The text with the keys that are chosen no longer commented out.

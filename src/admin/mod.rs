@@ -13,6 +13,7 @@ mod listener;
 mod page;
 mod reply;
 mod streams;
+mod upstreams;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -235,16 +236,20 @@ impl Desk {
         }
         let now = self.0.clock.now();
         let keyless = self.0.issuers.load().iter().all(|issuer| issuer.keys.is_empty(now));
-        keyless.then_some("no issuer has a key\n")
+        if keyless {
+            return Some("no issuer has a key\n");
+        }
+        self.all_down().then_some("every upstream is down\n")
     }
 
-    /// Ready, and which issuers are without keys all the same: a gateway that serves the tokens of others is of more use than
-    /// none.
+    /// Ready, and which issuers are without keys and which upstreams are down all the same: a gateway that serves others is of
+    /// more use than none.
     fn ready(&self) -> String {
         let now = self.0.clock.now();
         let issuers = self.0.issuers.load();
         let keyless = issuers.iter().filter(|issuer| issuer.keys.is_empty(now));
-        keyless.fold("ready\n".to_owned(), |text, issuer| text + "issuer " + &issuer.name + " has no key\n")
+        let text = keyless.fold("ready\n".to_owned(), |text, issuer| text + "issuer " + &issuer.name + " has no key\n");
+        self.down().fold(text, |text, name| text + "upstream " + &name + " is down\n")
     }
 
     fn metrics(&self) -> String {
@@ -264,6 +269,7 @@ impl Desk {
         let keys = issuers.iter().map(|issuer| (issuer.name.clone(), issuer.keys.len(now), seen(issuer)));
         metrics.render(&Snapshot {
             keys: keys.collect(),
+            endpoints: self.endpoints(),
             streams,
             upward: tally.upward,
             downward: tally.downward,
@@ -330,14 +336,17 @@ impl Answers for Operators {
             (&Method::GET | &Method::HEAD, ["streams"]) => desk.streams(head.uri.query()),
             (&Method::DELETE, ["streams", id]) => desk.end(id),
             (&Method::GET | &Method::HEAD, ["keys"]) => desk.keys(),
+            (&Method::GET | &Method::HEAD, ["upstreams"]) => desk.upstreams(),
             (&Method::GET | &Method::HEAD, ["revocations"]) => desk.bans(head.uri.query()),
             (&Method::POST, ["revocations"]) => desk.ban(&body).await,
             (&Method::DELETE, ["revocations", id]) => desk.lift(id).await,
             (&Method::POST, ["drain"]) => desk.drain(),
             (&Method::GET | &Method::HEAD, ["metrics"]) => desk.probe(path).await.unwrap_or_else(not_found),
-            (_, ["streams" | "keys" | "revocations" | "drain" | "metrics"] | ["streams" | "revocations", _]) => {
-                not_allowed()
-            }
+            (
+                _,
+                ["streams" | "keys" | "upstreams" | "revocations" | "drain" | "metrics"]
+                | ["streams" | "revocations", _],
+            ) => not_allowed(),
             _ if open.is_some() || told => not_allowed(),
             _ => not_found(),
         }

@@ -8,6 +8,7 @@ mod demands;
 mod introduction;
 mod issuer;
 mod policies;
+mod upstream;
 
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ pub(super) use demands::{Demands, RequiredClaim};
 pub(super) use introduction::{Identity, Introduction};
 pub(super) use issuer::{Issuer, IssuerKey};
 pub(super) use policies::Policies;
+pub(super) use upstream::{Health, Upstream};
 
 use super::problem::{Place, Placed, Report};
 use super::section::Section;
@@ -36,6 +38,7 @@ pub(super) struct File {
     pub(super) revocation: Revocation,
     pub(super) listeners: Vec<Listener>,
     pub(super) issuers: Vec<Issuer>,
+    pub(super) upstreams: Vec<Upstream>,
     pub(super) routes: Vec<Route>,
 }
 
@@ -205,15 +208,17 @@ pub(super) fn read(root: &Table, report: &Report) -> File {
     if issuers.is_none() && !root.contains_key("issuer") {
         top.missing_section("[[issuer]]", "a name and a [[issuer.key]]");
     }
+    let upstreams = top.table_list("upstream", "upstream", "[[upstream]]");
     let routes = top.tables("route", "route", "[[route]]");
     if routes.is_none() && !root.contains_key("route") {
         top.missing_section("[[route]]", "a name and an upstream");
     }
     let listeners = listeners.unwrap_or_default().into_iter().map(listener).collect();
     let issuers = issuers.unwrap_or_default().into_iter().map(issuer::issuer).collect();
+    let upstreams = upstreams.into_iter().map(upstream::upstream).collect();
     let routes = routes.unwrap_or_default().into_iter().map(route).collect();
     top.finish();
-    File { server, log, probes, admin, revocation, listeners, issuers, routes }
+    File { server, log, probes, admin, revocation, listeners, issuers, upstreams, routes }
 }
 
 fn server(mut s: Section<'_>) -> Server {

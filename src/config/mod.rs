@@ -4,7 +4,7 @@
 //! [`Problems`] at once. It opens no port and keeps no file open; `app` runs what stands here.
 //!
 //! Two layers: `tree`, `section` and `file` hold what was typed, each value with its place; `server`, `issuers`,
-//! `routes` and `upstreams` make of it what it means.
+//! `services`, `routes` and `upstreams` make of it what it means.
 
 mod admin;
 mod carriers;
@@ -23,6 +23,7 @@ mod renewal;
 mod routes;
 mod section;
 mod server;
+mod services;
 mod tree;
 mod upstreams;
 
@@ -187,7 +188,9 @@ fn mean(file: &file::File, context: &Context<'_>) -> Config {
     let (listeners, leaves) = server::listeners(&file.listeners, context);
     let issuers = issuers::issuers(&file.issuers, context);
     let known: Vec<&str> = file.issuers.iter().filter_map(|typed| Some(typed.name.as_ref()?.value.as_str())).collect();
-    let routes::Routes { routes, verifiers } = routes::routes(&file.routes, &issuers, &known, context);
+    let services = services::services(&file.upstreams, context);
+    let routes::Routes { routes, verifiers } = routes::routes(&file.routes, &issuers, &known, &services, context);
+    services.note_unused(&routes, context);
     let hosts: Vec<&str> = routes.iter().flat_map(|route| &route.hosts).map(String::as_str).collect();
     server::note_uncovered(&hosts, &leaves, context);
     let (admin, revocation) = (admin::admin(file, context), admin::revocation(&file.revocation, context));
@@ -221,6 +224,7 @@ fn variables(file: &file::File, keys: &BTreeSet<String>) -> Vec<String> {
         let names: Vec<&str> = match section {
             "listener" => file.listeners.iter().filter_map(|typed| Some(typed.name.as_ref()?.value.as_str())).collect(),
             "issuer" => file.issuers.iter().filter_map(|typed| Some(typed.name.as_ref()?.value.as_str())).collect(),
+            "upstream" => file.upstreams.iter().filter_map(|typed| Some(typed.name.as_ref()?.value.as_str())).collect(),
             "route" => file.routes.iter().filter_map(|typed| Some(typed.name.as_ref()?.value.as_str())).collect(),
             _ => Vec::new(),
         };

@@ -19,14 +19,13 @@ use super::policies::policies;
 use super::problem::{Place, Placed, Problem, nearest, suggest};
 use super::renewal::renewal;
 use super::server::{duration, name, positive};
-use super::upstreams::upstream;
+use super::services::{Services, upstream};
 use crate::gateway::path::ambiguity;
 use crate::gateway::route::{Rewrite, Route};
 use crate::jwks::Waiting;
 use crate::stream::Limits;
 use crate::token::Verifier;
 use crate::token::verify::Issuer;
-use crate::upstream::Service;
 
 /// The routes, and the verifier of each under the route's name.
 pub(super) struct Routes {
@@ -35,7 +34,13 @@ pub(super) struct Routes {
 }
 
 /// `known` are all names of issuers, also of those that have mistakes of their own.
-pub(super) fn routes(typed: &[file::Route], from: &Issuers, known: &[&str], context: &Context<'_>) -> Routes {
+pub(super) fn routes(
+    typed: &[file::Route],
+    from: &Issuers,
+    known: &[&str],
+    services: &Services,
+    context: &Context<'_>,
+) -> Routes {
     let issuers = &from.all;
     let mut names = BTreeMap::new();
     let mut places: BTreeMap<(String, String), Place> = BTreeMap::new();
@@ -75,10 +80,11 @@ pub(super) fn routes(typed: &[file::Route], from: &Issuers, known: &[&str], cont
         let introduction = introduction(&typed.introduction, context);
         let (host, origin) = (host(typed.host.as_ref(), context), origin(typed.origin.as_ref(), context));
         let forwarded = forwarded(typed.forwarded.as_ref(), context);
-        let upstream = upstream(typed, context);
+        let upstream = upstream(typed, services, context);
         let (Some(name), Some(upstream)) = (name, upstream) else { continue };
-        note_in_clear(&name, &introduction, &upstream, context);
-        let upstream = Arc::new(Service::single(upstream));
+        for endpoint in upstream.endpoints().iter() {
+            note_in_clear(&name, &introduction, endpoint.config(), context);
+        }
         all.verifiers.push((name.clone(), verifier.clone()));
         all.routes.push(Arc::new(Route {
             name,

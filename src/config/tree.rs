@@ -127,7 +127,7 @@ pub(super) fn overlay(root: &mut Table, env: &BTreeMap<String, String>) -> Vec<S
     stray
 }
 
-type Names = [(&'static str, Vec<Option<String>>); 3];
+type Names = [(&'static str, Vec<Option<String>>); NAMED.len()];
 
 fn set(root: &mut Table, names: &Names, variable: &str, rest: &str, raw: &str) -> Result<(), (String, Option<String>)> {
     let unknown = || (format!("`{variable}` sets no key of the config"), None);
@@ -246,7 +246,7 @@ fn is_service_link(rest: &str) -> bool {
 /// Sections that stand once.
 const TABLES: [&str; 5] = ["admin", "log", "probes", "revocation", "server"];
 /// Sections whose elements go by their name.
-pub(super) const NAMED: [&str; 3] = ["issuer", "listener", "route"];
+pub(super) const NAMED: [&str; 4] = ["issuer", "listener", "route", "upstream"];
 /// Variables of the command line.
 const RESERVED: [&str; 1] = ["CONFIG"];
 

@@ -52,6 +52,7 @@ use crate::clock::Clock;
 use crate::registry::Registry;
 use crate::stream::CloseReason;
 use crate::telemetry::Metrics;
+use crate::upstream::Service;
 use authenticate::Authenticate;
 use body::Upload;
 use endpoint::{Endpoints, Page};
@@ -154,6 +155,11 @@ impl Gateway {
     /// The names of the routes in force.
     pub fn route_names(&self) -> Vec<Arc<str>> {
         self.shared.rules.load().routes.iter().map(|route| route.name.clone()).collect()
+    }
+
+    /// The services of the routes in force, each once.
+    pub fn services(&self) -> Vec<Arc<Service>> {
+        route::services(&self.shared.rules.load().routes)
     }
 
     /// From now on new streams are refused with 503, those whose service is being dialled too. Those that wait for their

@@ -188,6 +188,17 @@ impl Route {
     }
 }
 
+/// The services of these routes, each once.
+pub fn services(routes: &[Arc<Route>]) -> Vec<Arc<Service>> {
+    let mut services: Vec<Arc<Service>> = Vec::new();
+    for route in routes {
+        if !services.iter().any(|known| Arc::ptr_eq(known, &route.upstream)) {
+            services.push(route.upstream.clone());
+        }
+    }
+    services
+}
+
 /// A request that a route takes, with a target that means the same to everyone (or to whom the route does not care).
 pub struct Routed {
     pub(super) visit: Arc<Visit>,

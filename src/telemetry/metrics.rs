@@ -49,6 +49,9 @@ struct Inner {
     key_fetches: Family<KeyFetch, Counter>,
     keys_seen: Family<Issuer, Gauge>,
     keys: Family<Issuer, Gauge>,
+    endpoint_up: Family<Place, Gauge>,
+    endpoint_streams: Family<Place, Gauge>,
+    dials: Family<Dial, Counter>,
     revocations: Gauge,
     revocations_capacity: Gauge,
     revocations_refused: Counter,
@@ -65,12 +68,44 @@ pub struct Snapshot {
     pub downward: Traffic,
     /// Keys that count, of each issuer; and, of one that has a key set, when that was last seen.
     pub keys: Vec<(Arc<str>, usize, Option<Wall>)>,
+    /// Endpoints of the services that have names.
+    pub endpoints: Vec<Endpoint>,
     /// Bans in force.
     pub revocations: usize,
     /// How many there may be.
     pub revocations_capacity: usize,
     /// For how many there was no room.
     pub revocations_refused: u64,
+}
+
+/// What is told of an endpoint.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// The service's name.
+    pub upstream: Arc<str>,
+    /// Its URL, and its address where that has a name.
+    pub endpoint: String,
+    /// Whether nothing is known against it.
+    pub well: bool,
+    /// Streams that are on it.
+    pub streams: usize,
+    /// Dials that stood.
+    pub good_dials: u64,
+    /// Dials that failed.
+    pub failed_dials: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Place {
+    upstream: Arc<str>,
+    endpoint: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Dial {
+    upstream: Arc<str>,
+    endpoint: String,
+    result: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -144,6 +179,9 @@ impl Metrics {
             key_fetches: Family::default(),
             keys_seen: Family::default(),
             keys: Family::default(),
+            endpoint_up: Family::default(),
+            endpoint_streams: Family::default(),
+            dials: Family::default(),
             revocations: Gauge::default(),
             revocations_capacity: Gauge::default(),
             revocations_refused: Counter::default(),
@@ -236,6 +274,7 @@ impl Metrics {
                 inner.keys_seen.get_or_create(&labels).set(signed(seen.as_secs()));
             }
         }
+        inner.endpoints(&now.endpoints);
         inner.revocations.set(signed(now.revocations as u64));
         inner.revocations_capacity.set(signed(now.revocations_capacity as u64));
         inner.revocations_refused.inner().fetch_max(now.revocations_refused, Ordering::Relaxed);
@@ -247,6 +286,22 @@ impl Metrics {
 }
 
 impl Inner {
+    /// What is told of endpoints that are gone is gone too: names may be looked up for years.
+    fn endpoints(&self, endpoints: &[Endpoint]) {
+        self.endpoint_up.clear();
+        self.endpoint_streams.clear();
+        self.dials.clear();
+        for told in endpoints {
+            let place = Place { upstream: told.upstream.clone(), endpoint: told.endpoint.clone() };
+            self.endpoint_up.get_or_create(&place).set(told.well.into());
+            self.endpoint_streams.get_or_create(&place).set(signed(told.streams as u64));
+            for (result, count) in [("ok", told.good_dials), ("failed", told.failed_dials)] {
+                let Place { upstream, endpoint } = place.clone();
+                self.dials.get_or_create(&Dial { upstream, endpoint, result }).inc_by(count);
+            }
+        }
+    }
+
     fn register(&mut self, start: Wall) {
         fn add(registry: &mut Registry, name: &str, help: &str, metric: &(impl Metric + Clone)) {
             // The text form puts these endings on by itself.
@@ -282,6 +337,9 @@ impl Inner {
         add(registry, metric::KEY_FETCHES, "Attempts to fetch an issuer's key set, by result", &self.key_fetches);
         add(registry, metric::KEYS_SEEN, "When an issuer's key set was last seen", &self.keys_seen);
         add(registry, metric::KEYS, "Keys that count, by issuer", &self.keys);
+        add(registry, metric::ENDPOINT_UP, "Whether nothing is known against an endpoint", &self.endpoint_up);
+        add(registry, metric::ENDPOINT_STREAMS, "Streams on an endpoint", &self.endpoint_streams);
+        add(registry, metric::DIALS, "Attempts to connect to an endpoint, by result", &self.dials);
         add(registry, metric::REVOCATIONS, "Revocations in force", &self.revocations);
         add(registry, metric::REVOCATIONS_CAPACITY, "How many revocations there may be", &self.revocations_capacity);
         add(
@@ -332,6 +390,25 @@ mod tests {
         }
     }
 
+    fn endpoint(url: &str, failed_dials: u64) -> Endpoint {
+        let (upstream, endpoint) = ("chat".into(), url.to_owned());
+        Endpoint { upstream, endpoint, well: false, streams: 2, good_dials: 5, failed_dials }
+    }
+
+    #[test]
+    fn what_an_endpoint_has_seen_is_told_until_it_is_gone() {
+        let metrics = Metrics::new(Wall::default());
+        let render = |endpoints| metrics.render(&Snapshot { endpoints, ..Snapshot::default() });
+        render(vec![endpoint("ws://chat:1", 3), endpoint("ws://chat:2", 0)]);
+        let text = render(vec![endpoint("ws://chat:1", 4)]);
+        let labels = "upstream=\"chat\",endpoint=\"ws://chat:1\"";
+        assert_eq!(value(&text, &format!("portcullis_upstream_endpoint_up{{{labels}}}")), Some(0.0), "{text}");
+        assert_eq!(value(&text, &format!("portcullis_upstream_endpoint_streams{{{labels}}}")), Some(2.0));
+        assert_eq!(value(&text, &format!("portcullis_upstream_dials_total{{{labels},result=\"ok\"}}")), Some(5.0));
+        assert_eq!(value(&text, &format!("portcullis_upstream_dials_total{{{labels},result=\"failed\"}}")), Some(4.0));
+        assert!(!text.contains("ws://chat:2"), "{text}");
+    }
+
     #[test]
     fn every_name_of_the_list_is_told_and_no_other() {
         let metrics = Metrics::new(Wall::from_epoch(Duration::from_millis(1_500)));
@@ -342,7 +419,8 @@ mod tests {
         metrics.certificates([("public".to_owned(), Wall::default())]);
         metrics.keys_fetched(&"sso".into(), true);
         let keys = vec![("sso".into(), 1, Some(Wall::default()))];
-        let text = metrics.render(&Snapshot { streams: vec![(route, 1)], keys, ..Snapshot::default() });
+        let endpoints = vec![endpoint("ws://chat:1", 3)];
+        let text = metrics.render(&Snapshot { streams: vec![(route, 1)], keys, endpoints, ..Snapshot::default() });
         let mut told: Vec<String> = text
             .lines()
             .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))

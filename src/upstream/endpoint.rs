@@ -1,17 +1,15 @@
 //! One place where a service runs: how it is reached, what is on it, and what is known of its health.
 //!
-//! Whoever uses an endpoint holds a [`Lease`]; dropping that is the only way back. Health is learnt from dials (failed
-//! ones in a row pause the endpoint for a while) and from checks, where the service has some. A pause ends by itself, by a
-//! dial that stands, or by a good check. When it has run out, the first who comes tries the endpoint, and the others wait
-//! for what becomes of it: they see it paused once more.
+//! Whoever uses an endpoint holds a [`Lease`]; dropping that is the only way back. What is counted and known outlives the
+//! config: an endpoint that stays keeps it over a reload.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use crate::clock::{Clock, Mono};
 use crate::upstream::dial::{self, Connected};
+use crate::upstream::health::{Health, News, Passive, Turns};
 use crate::upstream::pool::Pool;
 use crate::upstream::{Config, Error};
 
@@ -29,16 +27,8 @@ pub enum Use {
 pub struct Rules {
     /// How many streams it may have at a time; `None` for no limit.
     pub max_streams: Option<usize>,
-    /// So many failed dials in a row pause it.
-    pub fail_after: u32,
-    /// For how long.
-    pub fail_pause: Duration,
-}
-
-impl Default for Rules {
-    fn default() -> Self {
-        Self { max_streams: None, fail_after: 3, fail_pause: Duration::from_secs(10) }
-    }
+    /// When failed dials pause it.
+    pub passive: Passive,
 }
 
 /// See the module.
@@ -53,23 +43,37 @@ pub struct Endpoint {
     state: Arc<State>,
 }
 
-/// What outlives the config: an endpoint that stays keeps it.
+/// What outlives the config.
 #[derive(Debug, Default)]
 struct State {
     streams: AtomicUsize,
     requests: AtomicUsize,
-    dials: AtomicU64,
+    good_dials: AtomicU64,
     failed_dials: AtomicU64,
     health: Mutex<Health>,
 }
 
-/// What is known of an endpoint's health.
-#[derive(Debug, Default)]
-struct Health {
-    /// Failed dials in a row.
-    failed: u32,
-    /// No one is sent there before, unless there is nothing better.
-    paused_until: Option<Mono>,
+/// What is known of an endpoint at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Glimpse {
+    /// Its URL, and its address where the URL has a name that was looked up.
+    pub name: String,
+    /// Whether nothing is known against it.
+    pub well: bool,
+    /// Whether its checks say that it is down.
+    pub down: bool,
+    /// What is wrong with it, as far as that is known.
+    pub error: Option<String>,
+    /// Streams that are on it, or about to be.
+    pub streams: usize,
+    /// Requests that are on it.
+    pub requests: usize,
+    /// How many streams it may have; `None` for no limit.
+    pub max_streams: Option<usize>,
+    /// Dials that stood, since it is known.
+    pub good_dials: u64,
+    /// Dials that failed.
+    pub failed_dials: u64,
 }
 
 /// A use of an endpoint, for as long as it lasts.
@@ -86,9 +90,19 @@ impl Drop for Lease {
 }
 
 impl Endpoint {
-    /// An endpoint that is reached like this; `address` is the one that it stands for, if its name was looked up already.
+    /// An endpoint that is reached like this; `address` is the one that it stands for, if that is known.
     pub fn new(config: Config, address: Option<SocketAddr>, rules: Rules) -> Self {
         Self { config, address, rules, pool: Pool::default(), state: Arc::default() }
+    }
+
+    /// The same endpoint under another config: what is counted and known stays. What its checks have said does not, if
+    /// `forget`; nor do its connections that wait, which were made under the rules of the old one.
+    #[must_use]
+    pub fn under(&self, config: Config, rules: Rules, forget: bool) -> Self {
+        if forget {
+            self.health().forget_checks();
+        }
+        Self { config, address: self.address, rules, pool: Pool::default(), state: self.state.clone() }
     }
 
     /// How it is reached.
@@ -99,6 +113,34 @@ impl Endpoint {
     /// Its connections that wait for a plain request.
     pub const fn pool(&self) -> &Pool {
         &self.pool
+    }
+
+    /// The one address that it stands for; `None`: the name is looked up for each dial.
+    pub const fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    /// How operators know it: its URL, and its address where the URL has a name that was looked up.
+    pub fn name(&self) -> String {
+        let looked_up = self.address.map(|address| address.ip()).filter(|_| self.config.ip().is_none());
+        looked_up.map_or_else(|| self.config.url.clone(), |address| format!("{} ({address})", self.config.url))
+    }
+
+    /// What is known of it.
+    pub fn glimpse(&self, now: Mono) -> Glimpse {
+        let State { streams, requests, good_dials, failed_dials, .. } = &*self.state;
+        let health = self.health();
+        Glimpse {
+            name: self.name(),
+            well: health.is_well(now),
+            down: health.is_down(),
+            error: health.error().map(str::to_owned),
+            streams: streams.load(Ordering::Relaxed),
+            requests: requests.load(Ordering::Relaxed),
+            max_streams: self.rules.max_streams,
+            good_dials: good_dials.load(Ordering::Relaxed),
+            failed_dials: failed_dials.load(Ordering::Relaxed),
+        }
     }
 
     /// Streams and requests that are on it.
@@ -115,7 +157,12 @@ impl Endpoint {
 
     /// Whether nothing is known against it.
     pub fn is_well(&self, now: Mono) -> bool {
-        self.health().paused_until.is_none_or(|until| until <= now)
+        self.health().is_well(now)
+    }
+
+    /// Whether its checks say that it is down.
+    pub fn is_down(&self) -> bool {
+        self.health().is_down()
     }
 
     /// Counts one more use; `None` if it is full.
@@ -123,11 +170,7 @@ impl Endpoint {
         let most = self.rules.max_streams.filter(|_| r#use == Use::Stream).unwrap_or(usize::MAX);
         let more = |count: usize| (count < most).then(|| count.saturating_add(1));
         self.state.counter(r#use).fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        let mut health = self.health();
-        if health.paused_until.is_some_and(|until| until <= now) {
-            health.paused_until = Some(now.saturating_add(self.rules.fail_pause));
-        }
-        drop(health);
+        self.health().enter(self.rules.passive, now);
         Some(Lease { state: self.state.clone(), r#use })
     }
 
@@ -138,22 +181,35 @@ impl Endpoint {
             Ok(connected) => connected,
             Err(_) => Err(Error::Timeout("connecting to the service", timeout)),
         };
-        self.dialled(connected.is_ok(), clock.now().mono);
+        let result = connected.as_ref().map(drop).map_err(ToString::to_string);
+        self.dialled(result, clock.now().mono);
         connected
     }
 
-    /// A dial has come to an end; whether there is a connection.
-    pub fn dialled(&self, good: bool, now: Mono) {
-        let mut health = self.health();
-        if good {
-            self.state.dials.fetch_add(1, Ordering::Relaxed);
-            *health = Health::default();
-            return;
-        }
-        self.state.failed_dials.fetch_add(1, Ordering::Relaxed);
-        health.failed = health.failed.saturating_add(1);
-        if health.failed >= self.rules.fail_after {
-            health.paused_until = Some(now.saturating_add(self.rules.fail_pause));
+    /// A dial has come to its end: a connection, or what was wrong.
+    pub fn dialled(&self, result: Result<(), String>, now: Mono) {
+        let dials = if result.is_ok() { &self.state.good_dials } else { &self.state.failed_dials };
+        dials.fetch_add(1, Ordering::Relaxed);
+        let news = self.health().dialled(result, self.rules.passive, now);
+        self.tell(news);
+    }
+
+    /// A check has come to its end: it is well, or what was wrong.
+    pub fn checked(&self, result: Result<(), String>, turns: Turns) {
+        let news = self.health().checked(result, turns);
+        self.tell(news);
+    }
+
+    fn tell(&self, news: Option<News>) {
+        let Some(news) = news else { return };
+        let (endpoint, error) = (self.name(), self.health().error().map(str::to_owned));
+        match news {
+            News::Down => tracing::warn!(endpoint, error, "an endpoint is down: its checks fail"),
+            News::Paused => {
+                let pause = self.rules.passive.fail_pause;
+                tracing::warn!(endpoint, error, ?pause, "an endpoint cannot be reached: it is paused");
+            }
+            News::Well => tracing::info!(endpoint, "an endpoint is well again"),
         }
     }
 

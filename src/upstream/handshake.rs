@@ -106,6 +106,6 @@ fn lost(error: &hyper::Error) -> Error {
 }
 
 /// The largest head of an answer.
-const MAX_HEAD: usize = 64 * 1024;
+pub(super) const MAX_HEAD: usize = 64 * 1024;
 /// The largest body of a refusal by the service that is passed on.
 const MAX_BODY: usize = 64 * 1024;

@@ -4,14 +4,17 @@
 //! what is sent (the gateway's `forward` and `pass` stages build the request). Each stream has a connection of its own; those
 //! of plain requests are kept for the next one. Dropping a future of this module closes whatever it had opened.
 
+pub mod check;
 pub mod dial;
 pub mod endpoint;
 pub mod exchange;
 pub mod handshake;
+pub mod health;
 pub mod pool;
 pub mod service;
 pub mod trust;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,6 +40,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// The address, if the host is one and no name.
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.host.trim_start_matches('[').trim_end_matches(']').parse().ok()
+    }
+
     /// Host and port as they stand in a `Host` header: the scheme's own port is left out.
     pub fn authority(&self) -> String {
         let host = self.host.trim_start_matches('[').trim_end_matches(']');

@@ -54,7 +54,16 @@ impl Backend {
         F: Fn(Asked) -> T + Send + Sync + 'static,
         T: Future<Output = ()> + Send + 'static,
     {
-        let (listener, address) = listen().await;
+        Self::serve_at(SocketAddr::from(([127, 0, 0, 1], 0)), each).await
+    }
+
+    /// Likewise, at this address: where another service was, or at a port of the system's choice.
+    pub async fn serve_at<F, T>(address: SocketAddr, each: F) -> Self
+    where
+        F: Fn(Asked) -> T + Send + Sync + 'static,
+        T: Future<Output = ()> + Send + 'static,
+    {
+        let (listener, address) = listen_at(address).await;
         let (_, connections) = mpsc::unbounded_channel();
         let (dialled, live) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let (counter, count, each) = (dialled.clone(), live.clone(), Arc::new(each));
@@ -166,7 +175,11 @@ pub fn accept_key(key: &str) -> String {
 }
 
 async fn listen() -> (TcpListener, SocketAddr) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    listen_at(SocketAddr::from(([127, 0, 0, 1], 0))).await
+}
+
+async fn listen_at(address: SocketAddr) -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind(address).await.expect("a port");
     let address = listener.local_addr().expect("its address");
     (listener, address)
 }

@@ -97,6 +97,7 @@ function show() {
 async function refresh() {
   const page = await ask("GET", "streams?limit=200");
   const bans = await ask("GET", "revocations?limit=200");
+  const services = await ask("GET", "upstreams");
   asked = performance.now();
   streams = page.streams;
   show();
@@ -106,6 +107,14 @@ async function refresh() {
     const kind = ["jti", "sid", "sub"].find((kind) => kind in ban);
     return [ban.iss, `${kind} ${ban[kind]}`, time(ban.issued_before), time(ban.until) || "no end"];
   }, (ban) => [button("Lift", "Lift this revocation?", () => ask("DELETE", `revocations/${ban.id}`))]);
+  const places = services.upstreams.flatMap(({ upstream, endpoints }) =>
+    endpoints.map((place) => ({ ...place, upstream, id: `${upstream} ${place.endpoint}` })));
+  element("places").hidden = places.length === 0;
+  sync(element("endpoints"), places, (place) => [place.upstream, place.endpoint, place.state,
+    place.max_streams === null ? place.streams : `${place.streams} of ${place.max_streams}`, place.requests, place.dials,
+    place.failed_dials, place.error ?? ""], () => []).forEach((row, at) => {
+    row.cells[2].className = places[at].state === "up" ? "" : "soon";
+  });
   say(`${page.total} live, ${bans.total} of at most ${bans.capacity} revocations${bans.kept ? "" : ", kept in memory only"}`);
 }
 
