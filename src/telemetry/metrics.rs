@@ -418,6 +418,7 @@ mod tests {
         metrics.renewal(&route, "renewed");
         metrics.certificates([("public".to_owned(), Wall::default())]);
         metrics.keys_fetched(&"sso".into(), true);
+        metrics.http(&route, "passed");
         let keys = vec![("sso".into(), 1, Some(Wall::default()))];
         let endpoints = vec![endpoint("ws://chat:1", 3)];
         let text = metrics.render(&Snapshot { streams: vec![(route, 1)], keys, endpoints, ..Snapshot::default() });
