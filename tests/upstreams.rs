@@ -37,6 +37,10 @@ impl Place {
         let backend = Backend::serve_at(address, move |asked| {
             let status = status.load(Ordering::SeqCst);
             async move {
+                if asked.target() != "/health" && asked.header("upgrade").is_none() {
+                    asked.answer(format!("HTTP/1.1 200 OK\r\nX-Place: {name}\r\nContent-Length: 0\r\n\r\n")).await;
+                    return;
+                }
                 if asked.target() != "/health" {
                     return echo(asked.agree(&format!("X-Place: {name}\r\n")).await).await;
                 }
@@ -278,6 +282,32 @@ async fn the_same_address_as_a_trusted_proxy_shows_it_finds_the_same_place() {
         }
         assert_eq!(seen.len(), 1, "{client}");
         places.extend(seen);
+    }
+    assert_eq!(places.len(), 2);
+}
+
+#[tokio::test]
+async fn plain_requests_go_where_the_stream_of_the_same_user_goes_and_past_places_that_are_gone() {
+    let (a, b, gone) = (Place::start("a").await, Place::start("b").await, nowhere().await);
+    let urls = [a.url(), format!("ws://{gone}"), b.url()];
+    let (gateway, _admin) = start(&urls, "http = \"require\"", "balance = \"claim:sub\"\nmax_streams = 20").await;
+    let mut places = std::collections::BTreeSet::new();
+    let mut links = Vec::new();
+    for subject in 0..12 {
+        let mut claims = claims(MINUTE);
+        claims["sub"] = format!("subject {subject}").into();
+        let token = mint(&claims);
+        let request =
+            format!("GET /poll?access_token={token} HTTP/1.1\r\nHost: localhost:{}\r\n\r\n", gateway.address().port());
+        let poll = async || gateway.connect().await.request(&request).await;
+        let first = poll().await;
+        assert_eq!(first.status, 200, "{}", first.body_text());
+        let (place, link) = open(&gateway, &token).await;
+        links.push(link);
+        for reply in [first, poll().await] {
+            assert_eq!(reply.header("x-place"), Some(&*place), "{subject}");
+        }
+        places.insert(place);
     }
     assert_eq!(places.len(), 2);
 }
