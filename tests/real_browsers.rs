@@ -5,7 +5,7 @@ mod common;
 use std::time::Duration;
 
 use common::real::Program;
-use common::{Asked, Backend, Frame, Gateway, Signal, claims, config, echo, mint, now, op, token};
+use common::{Asked, Backend, Frame, Gateway, Signal, claims, config, echo, field, mint, now, op, token};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -206,6 +206,59 @@ auth_timeout = "2s""#;
     assert_eq!(stage.ended("bad").await, ended(1008, "first_message"));
 }
 
+#[tokio::test]
+async fn chromium_has_its_streams_on_the_pages_own_connection_over_http2() {
+    has_its_streams_on_the_pages_own_connection("chromium").await;
+}
+
+#[tokio::test]
+async fn firefox_has_its_streams_on_the_pages_own_connection_over_http2() {
+    has_its_streams_on_the_pages_own_connection("firefox").await;
+}
+
+async fn has_its_streams_on_the_pages_own_connection(kind: &str) {
+    let mut stage = Stage::over_http2(kind).await;
+    let protocol = stage.page.eval("performance.getEntriesByType('navigation')[0].nextHopProtocol").await;
+    assert_eq!(protocol, "h2");
+    let handle = "a-handle-of-22-letters";
+    for (name, life, more) in
+        [("brief", 5, ""), ("renewed", 5, "&portcullis_stream=a-handle-of-22-letters"), ("long", 60, "")]
+    {
+        let token = token(Duration::from_secs(life));
+        stage.open(name, &format!("/echo?access_token={token}{more}"), "['chat']").await;
+        assert_eq!(stage.opened(name).await, "chat", "{name}");
+    }
+    let renewal = format!(
+        "fetch('/.portcullis/renew', {{ method: 'POST', headers: {{ authorization: 'Bearer {}', 'portcullis-stream': '{handle}' }} }}).then((answer) => answer.status)",
+        token(MINUTE)
+    );
+    assert_eq!(stage.page.eval(&renewal).await, 200);
+    for name in ["brief", "renewed", "long"] {
+        // Two frames up and two down, a large one among them.
+        stage.page.eval(&format!("[send('{name}', 'x'.repeat(200000)), send('{name}', 'last')].length")).await;
+        assert_eq!(
+            stage.page.eval(&format!("Promise.resolve(received('{name}')).then((text) => text.length)")).await,
+            200_000,
+            "{name}"
+        );
+        assert_eq!(stage.page.eval(&format!("received('{name}')")).await, "last", "{name}");
+    }
+    assert_eq!(stage.ended("brief").await, ended(3000, "token expired"));
+    for name in ["renewed", "long"] {
+        stage.page.eval(&format!("send('{name}', 'still here')")).await;
+        assert_eq!(stage.page.eval(&format!("received('{name}')")).await, "still here", "{name}");
+    }
+    stage.page.eval("streams.long.socket.close(4321, 'done')").await;
+    assert_eq!(stage.ended("long").await, ended(4321, "done"));
+    stage.open("refused", "/echo?access_token=not.a.token", "[]").await;
+    assert_eq!(stage.ended("refused").await, json!({"code": 1006, "reason": "", "wasClean": false}));
+    let lines = stage.gateway.log_lines();
+    let opened = lines.iter().filter(|line| field(line, "message") == Some(&"stream opened".into()));
+    let peers: Vec<_> = opened.filter_map(|line| field(line, "peer")).collect();
+    assert_eq!(peers.len(), 3, "{lines:?}");
+    assert!(peers.iter().all(|peer| *peer == peers[0]), "one connection: {peers:?}");
+}
+
 /// What a script sees of a Close that arrives.
 fn ended(code: u16, reason: &str) -> Value {
     json!({"code": code, "reason": reason, "wasClean": true})
@@ -233,6 +286,20 @@ impl Stage {
         Self { page, gateway, backend, _turn: turn }
     }
 
+    /// Likewise, on a page that the gateway itself passes on, over HTTP/2.
+    async fn over_http2(kind: &str) -> Self {
+        let turn = BROWSER.lock().await;
+        let backend = Backend::serve(play).await;
+        let page = format!(
+            "[[route]]\nname = \"page\"\npath = \"/page\"\nupstream = \"{}\"\nhttp = \"pass\"\n",
+            backend.url()
+        );
+        let gateway = Gateway::start(&config(&backend.url(), &page)).await;
+        let mut page = Program::browser(kind, &gateway.path("ca.pem")).await;
+        page.call(json!({"go": format!("https://localhost:{}/page", gateway.address().port())})).await;
+        Self { page, gateway, backend, _turn: turn }
+    }
+
     /// Opens the stream `name`; `protocols` is an expression.
     async fn open(&mut self, name: &str, target: &str, protocols: &str) {
         let url = format!("wss://localhost:{}{target}", self.gateway.address().port());
@@ -254,7 +321,19 @@ impl Stage {
 async fn play(asked: Asked) {
     let target = asked.target().split('?').next().unwrap_or_default().to_owned();
     let parts: Vec<&str> = target.split('/').skip(1).collect();
-    let chosen = if target == "/subprotocol" { "Sec-WebSocket-Protocol: graphql-transport-ws\r\n" } else { "" };
+    if asked.header("upgrade").is_none() {
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\nContent-Length:";
+        let mut link = asked.answer(format!("{head} {}\r\n\r\n{PAGE}", PAGE.len())).await;
+        return link.half_close().await;
+    }
+    let offered = asked.header("sec-websocket-protocol") == Some("chat");
+    let chosen = if offered {
+        "Sec-WebSocket-Protocol: chat\r\n"
+    } else if target == "/subprotocol" {
+        "Sec-WebSocket-Protocol: graphql-transport-ws\r\n"
+    } else {
+        ""
+    };
     let mut link = asked.agree(chosen).await;
     match parts.as_slice() {
         ["echo" | "hold" | "limit" | "subprotocol"] => echo(link).await,
