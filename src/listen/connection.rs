@@ -46,6 +46,7 @@ impl Connection {
     /// Serves its requests until it ends, is upgraded, or `shutdown` and idle.
     pub async fn serve(self, tcp: TcpStream) {
         let overdue = Box::pin(tokio::time::sleep(self.settings.longest()));
+        let began = self.gateway.clock().now().mono;
         let Self { address, permit, tls, gateway, settings, turns, shutdown } = self;
         let permit = Some(Arc::new(permit));
         let Some(tls) = tls else {
@@ -62,7 +63,7 @@ impl Connection {
             Ok(Ok(Accepted { stream, server_name })) => {
                 let peer = Peer { address, tls: Some(tls.presented(server_name.as_deref())), permit };
                 if server::protocol(&stream) == Some(HTTP2) {
-                    return http2::serve(stream, peer.into(), gateway, settings, shutdown).await;
+                    return http2::serve(stream, peer.into(), gateway, settings, shutdown, began).await;
                 }
                 http(stream, peer.into(), gateway, settings, shutdown, overdue).await;
             }

@@ -13,9 +13,10 @@ mod request;
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use h2::RecvStream;
 use h2::server::{Builder, Connection, SendResponse};
+use h2::{Reason, RecvStream};
 use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
@@ -31,9 +32,16 @@ use crate::names::field;
 use crate::wire::http2::{Busy, Load, Piece};
 use io::Paced;
 
-/// Serves the requests of a connection until it ends, or `shutdown` and nothing is left on it.
-pub(super) async fn serve<T>(io: T, peer: Arc<Peer>, gateway: Gateway, settings: Settings, shutdown: CancellationToken)
-where
+/// Serves the requests of a connection, which was accepted at `began`, until it ends, or `shutdown` and nothing is left on
+/// it.
+pub(super) async fn serve<T>(
+    io: T,
+    peer: Arc<Peer>,
+    gateway: Gateway,
+    settings: Settings,
+    shutdown: CancellationToken,
+    began: Mono,
+) where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let handshake = timeout(settings.request_timeout, builder(&settings).handshake(Paced::new(io)));
@@ -42,7 +50,7 @@ where
         connection = handshake => connection,
     };
     match connection {
-        Ok(Ok(connection)) => Served::new(connection, peer, gateway, settings).run(shutdown).await,
+        Ok(Ok(connection)) => Served::new(connection, peer, gateway, settings, began).run(shutdown).await,
         Ok(Err(error)) => broken(&peer, &error),
         Err(_) => tracing::debug!({ field::PEER } = %peer.address, "no HTTP/2 preface in time"),
     }
@@ -72,9 +80,15 @@ struct Served<T> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Served<T> {
-    fn new(connection: Connection<Paced<T>, Piece>, peer: Arc<Peer>, gateway: Gateway, settings: Settings) -> Self {
+    fn new(
+        connection: Connection<Paced<T>, Piece>,
+        peer: Arc<Peer>,
+        gateway: Gateway,
+        settings: Settings,
+        began: Mono,
+    ) -> Self {
         let (requests, load) = (JoinSet::new(), watch::Sender::default());
-        let bounds = Bounds::new(settings, gateway.clock().now().mono);
+        let bounds = Bounds::new(settings, began, gateway.clock().now().mono);
         Self { connection, peer, gateway, settings, requests, load, bounds }
     }
 
@@ -116,13 +130,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Served<T> {
         Instant::from_std(self.gateway.clock().instant(at))
     }
 
-    /// Takes no more requests. What is being answered still is, and streams live on.
+    /// Tells the client to go. What is being answered still is, and streams live on.
     fn leave(&mut self) {
         self.bounds.leaving = Some(self.now());
         self.connection.graceful_shutdown();
     }
 
-    fn answer(&mut self, request: Request<RecvStream>, respond: SendResponse<Piece>) {
+    fn answer(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Piece>) {
+        if !self.bounds.takes_requests(self.now()) {
+            return respond.send_reset(Reason::REFUSED_STREAM);
+        }
         let (gateway, peer, busy) = (self.gateway.clone(), self.peer.clone(), Busy::begin(&self.load));
         let patience = self.settings.request_timeout.saturating_add(TAKING_A_REPLY);
         self.requests.spawn(reply::answer(request, respond, gateway, peer, busy, patience));
@@ -138,13 +155,19 @@ struct Bounds {
     vain: Mono,
     /// What was there at the last look.
     seen: Load,
-    /// Since when no request is taken.
+    /// Since when the client is told to go.
     leaving: Option<Mono>,
 }
 
 impl Bounds {
-    fn new(settings: Settings, now: Mono) -> Self {
-        Self { settings, idle: now, vain: now, seen: Load::default(), leaving: None }
+    fn new(settings: Settings, began: Mono, now: Mono) -> Self {
+        Self { settings, idle: now, vain: began, seen: Load::default(), leaving: None }
+    }
+
+    /// Whether a request is answered. A client that is told to go may not have heard of it yet; one that does not want to
+    /// hear must not go on.
+    fn takes_requests(&self, now: Mono) -> bool {
+        self.leaving.is_none_or(|leaving| now < leaving.saturating_add(HEARING))
     }
 
     fn look(&mut self, load: Load, now: Mono) {
@@ -194,3 +217,5 @@ const STREAMS: u32 = 256;
 const STREAM_WINDOW: u32 = 65_535;
 /// What of a stream may be written and not be the kernel's, bytes.
 const UNSENT: usize = 64 * 1024;
+/// How long a client may take to hear that it is to go.
+const HEARING: Duration = Duration::from_secs(2);

@@ -85,7 +85,7 @@ impl<D, U> Relay<D, U> {
 
 /// Runs the stream to its end.
 pub fn run<D: Wire, U: Wire>(
-    downstream: D,
+    mut downstream: D,
     upstream: U,
     early: &Early,
     settings: Settings,
@@ -93,6 +93,7 @@ pub fn run<D: Wire, U: Wire>(
     clock: Clock,
 ) -> Relay<D, U> {
     let Settings { limits, codes, extensions, deadline, in_band, policies } = settings;
+    downstream.let_in();
     let mut downstream = Leg::new(Side::Downstream, downstream, Sender::Client, extensions, &early.from_client);
     if let Some(rules) = in_band {
         downstream.read_in_band(rules, early.judged);

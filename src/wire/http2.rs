@@ -28,14 +28,14 @@ pub struct Http2Wire {
     end: Option<Result<(), io::ErrorKind>>,
     unsent: Arc<Unsent>,
     finished: bool,
-    _carried: Carried,
+    busy: Busy,
 }
 
 impl Http2Wire {
     /// The wire over this stream, whose head is answered.
-    pub fn new(send: SendStream<Piece>, recv: RecvStream, carried: Carried) -> Self {
+    pub fn new(send: SendStream<Piece>, recv: RecvStream, busy: Busy) -> Self {
         let (ahead, unsent) = (Vec::new(), Arc::default());
-        Self { send, recv, ahead, end: None, unsent, finished: false, _carried: carried }
+        Self { send, recv, ahead, end: None, unsent, finished: false, busy }
     }
 
     /// Takes what is there. It ends with what the window allows.
@@ -72,6 +72,10 @@ impl Http2Wire {
 }
 
 impl Wire for Http2Wire {
+    fn let_in(&mut self) {
+        self.busy.let_in();
+    }
+
     fn poll_chunk(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Poll<io::Result<usize>> {
         let mut room = scratch.chunk();
         let most = room.len();
@@ -224,40 +228,37 @@ pub struct Load {
     pub ever: u64,
 }
 
-/// A request that is being answered; counted until it is dropped.
+/// A request that is being answered, or a stream; counted until it is dropped.
 #[derive(Debug)]
-pub struct Busy(watch::Sender<Load>);
+pub struct Busy {
+    load: watch::Sender<Load>,
+    let_in: bool,
+}
 
 impl Busy {
     /// One more.
     pub fn begin(load: &watch::Sender<Load>) -> Self {
         load.send_modify(|load| load.busy += 1);
-        Self(load.clone())
+        Self { load: load.clone(), let_in: false }
     }
 
     /// It was let in, and is now a stream or an answer that takes its time.
-    pub fn carried(self) -> Carried {
-        self.0.send_modify(|load| {
-            load.carried += 1;
-            load.ever += 1;
-        });
-        Carried(self)
+    pub fn let_in(&mut self) {
+        if !std::mem::replace(&mut self.let_in, true) {
+            self.load.send_modify(|load| {
+                load.carried += 1;
+                load.ever += 1;
+            });
+        }
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.send_modify(|load| load.busy -= 1);
-    }
-}
-
-/// A request that was let in; counted until it is dropped.
-#[derive(Debug)]
-pub struct Carried(Busy);
-
-impl Drop for Carried {
-    fn drop(&mut self) {
-        self.0.0.send_modify(|load| load.carried -= 1);
+        self.load.send_modify(|load| {
+            load.busy -= 1;
+            load.carried -= usize::from(self.let_in);
+        });
     }
 }
 

@@ -29,6 +29,10 @@ pub use served as server;
 
 /// One side of a stream.
 pub trait Wire: Send {
+    /// Says that the client was let in: a stream begins. Before that it may be one whose token is still awaited, or that is
+    /// being refused.
+    fn let_in(&mut self) {}
+
     /// Reads what is there, at most [`CHUNK`] bytes, into `scratch` behind its headroom; 0 is the end of the stream,
     /// with or without a TLS `close_notify`.
     fn poll_chunk(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Poll<io::Result<usize>>;
@@ -169,6 +173,10 @@ macro_rules! either {
 }
 
 impl Wire for Socket {
+    fn let_in(&mut self) {
+        either!(self, wire => wire.let_in());
+    }
+
     fn poll_chunk(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Poll<io::Result<usize>> {
         either!(self, wire => wire.poll_chunk(cx, scratch))
     }

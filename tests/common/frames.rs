@@ -255,7 +255,7 @@ impl Frames {
         self.send(frame(kind::PING, 0, 0, mark)).await;
         let mut seen = Vec::new();
         loop {
-            let frame = self.frame().await;
+            let Some(frame) = self.next().await else { panic!("the connection ended after {:?}", seen.last()) };
             if frame.kind == kind::PING && frame.flags == flag::ACK && frame.payload == mark {
                 return seen;
             }

@@ -26,7 +26,7 @@ pub(super) async fn answer(
     mut respond: SendResponse<Piece>,
     gateway: Gateway,
     peer: Arc<Peer>,
-    busy: Busy,
+    mut busy: Busy,
     patience: Duration,
 ) {
     let (mut head, recv) = request.into_parts();
@@ -37,7 +37,12 @@ pub(super) async fn answer(
         let body = Either::<Empty<Bytes>, _>::Right(Upload::new(recv, &head.headers));
         let request = Request::from_parts(head, body);
         let Some(response) = pending(&mut respond, gateway.answer(request, peer)).await else { return };
-        let _carried = response.status().as_u16().lt(&400).then(|| busy.carried());
+        if response.body().is_passed() {
+            busy.let_in();
+        } else {
+            // What is left is the client's to take.
+            drop(busy);
+        }
         let cut = response.body().cut();
         return tokio::select! {
             biased;
@@ -61,7 +66,7 @@ pub(super) async fn answer(
     head.version = Version::HTTP_2;
     if let Ok(send) = respond.send_response(Response::from_parts(head, ()), false) {
         // Whoever waits for it may have given up.
-        let _ = hand_over.send(Http2Wire::new(send, recv, busy.carried()));
+        let _ = hand_over.send(Http2Wire::new(send, recv, busy));
     }
 }
 
