@@ -168,9 +168,13 @@ async fn bodies_go_both_ways_as_they_are_framed() {
     assert_eq!(client.reply().await.expect("an answer").body_text(), "hello");
     // Bit by bit, with trailers, also of a method that seldom has a body.
     for method in ["POST", "GET"] {
-        let more = format!("{good}Transfer-Encoding: chunked\r\nTrailer: X-Sum, X-User\r\nTE: trailers\r\n");
+        let more = format!(
+            "{good}Transfer-Encoding: chunked\r\nTrailer: X-Sum, Portcullis-X, Authorization\r\nTE: trailers\r\n"
+        );
         client.raw(request(method, "/", &more).as_bytes()).await;
-        client.raw(b"2\r\nbo\r\n2\r\ndy\r\n0\r\nX-Sum: 7\r\nPortcullis-X: forged\r\n\r\n").await;
+        client
+            .raw(b"2\r\nbo\r\n2\r\ndy\r\n0\r\nX-Sum: 7\r\nPortcullis-X: forged\r\nAuthorization: forged\r\n\r\n")
+            .await;
         // It cannot be sent twice, and so takes a connection that was used a moment ago.
         let head = service.read_head().await.expect("a request");
         assert_eq!(
@@ -181,7 +185,7 @@ async fn bodies_go_both_ways_as_they_are_framed() {
         assert_eq!(header(&head, "te"), Some("trailers"), "{head}");
         let body = read_until(&mut service, b"\r\n\r\n").await;
         assert!(body.contains("x-sum: 7") && !body.contains("forged"), "{body}");
-        let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Mark\r\n\r\n3\r\nabc\r\n0\r\nX-Mark: 9\r\n\r\n";
+        let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Mark, Portcullis-X\r\n\r\n3\r\nabc\r\n0\r\nX-Mark: 9\r\nPortcullis-X: forged\r\n\r\n";
         service.raw(answer.as_bytes()).await;
         let head = client.read_head().await.expect("an answer");
         assert_eq!(

@@ -91,28 +91,23 @@ async fn passed(shared: &Arc<Shared>, routed: Routed) -> Result<Response<Body>, 
     if shared.draining() {
         return Err(Rejection::Draining);
     }
-    let turn = shared.passing.enter(routed.visit.rules.config.max_requests).ok_or(Rejection::TooManyRequests)?;
     let access = routed.route.http.access;
     let (plain, body) = Plain::of(shared, routed)?;
     if access == Access::Pass || plain.is_preflight() {
         let plain = plain.without_credentials(access)?;
-        return open(shared, plain, body, turn).await;
+        return open(shared, plain, body).await;
     }
     page::check(&plain)?;
     let (plain, token) = plain.take_token()?;
     let token = (token.ok_or_else(carrier::missing)?, plain.route.afterwards());
     let judge = plain.route.judge.clone();
     let admitted = admit(plain, token, Purpose::Request, &*judge, &shared.clock).await?;
-    held(shared, admitted, body, turn).await
+    held(shared, admitted, body).await
 }
 
 /// Passes on a request of whoever it may be.
-async fn open(
-    shared: &Arc<Shared>,
-    plain: Plain,
-    body: Option<Streamed>,
-    turn: Turn,
-) -> Result<Response<Body>, Rejection> {
+async fn open(shared: &Arc<Shared>, plain: Plain, body: Option<Streamed>) -> Result<Response<Body>, Rejection> {
+    let turn = shared.passing.enter(&plain)?;
     let progress = Progress::of(body.as_ref(), &shared.clock);
     let asked = ask(shared, &plain, None, body, &progress);
     let reached = in_time(shared, &plain.route, &progress, asked).await?;
@@ -125,10 +120,11 @@ async fn held(
     shared: &Arc<Shared>,
     admitted: Admitted<Plain>,
     body: Option<Streamed>,
-    turn: Turn,
 ) -> Result<Response<Body>, Rejection> {
-    let mut hold = Hold::new(shared, &admitted)?;
     let plain = admitted.request();
+    // Only now: who shows no good token takes nobody's turn.
+    let turn = shared.passing.enter(plain)?;
+    let mut hold = Hold::new(shared, &admitted)?;
     let progress = Progress::of(body.as_ref(), &shared.clock);
     let asked = ask(shared, plain, Some((admitted.grant(), admitted.token())), body, &progress);
     let reached = tokio::select! {
@@ -159,7 +155,10 @@ async fn ask(
         let pool = endpoint.pool().clone();
         let kept = exchange::over_kept(&pool, request, clock.now().mono).await;
         let request = match kept.map_err(|error| progress.blame(error))? {
-            Ok(answer) => return Ok(Reached { answer, pool, lease }),
+            Ok(answer) => {
+                endpoint.answered(clock.now().mono);
+                return Ok(Reached { answer, pool, lease });
+            }
             Err(request) => *request,
         };
         match endpoint.dial(clock).await {
@@ -181,10 +180,13 @@ pub struct Passing(Arc<AtomicUsize>);
 struct Turn(Passing);
 
 impl Passing {
-    fn enter(&self, most: Option<usize>) -> Option<Turn> {
+    fn enter(&self, plain: &Plain) -> Result<Turn, Rejection> {
+        let most = plain.visit.rules.config.max_requests;
         let more = |now: usize| most.is_none_or(|most| now < most).then(|| now.saturating_add(1));
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        Some(Turn(self.clone()))
+        match self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more) {
+            Ok(_) => Ok(Turn(self.clone())),
+            Err(_) => Err(Rejection::TooManyRequests),
+        }
     }
 }
 

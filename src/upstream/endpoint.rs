@@ -194,6 +194,12 @@ impl Endpoint {
         self.tell(news);
     }
 
+    /// It has answered over a connection that was there before: as good as a dial, and none.
+    pub fn answered(&self, now: Mono) {
+        let news = self.health().dialled(Ok(()), self.rules.passive, now);
+        self.tell(news);
+    }
+
     /// A check has come to its end: it is well, or what was wrong.
     pub fn checked(&self, result: Result<(), String>, turns: Turns) {
         let news = self.health().checked(result, turns);

@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, Version};
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 
 use super::hold::{Held, Hold};
-use super::plain::{Plain, announce, clean_trailers};
+use super::plain::{Plain, announce, clean_falling};
 use super::upload::Progress;
 use super::{Reached, Turn};
 use crate::clock::Clock;
@@ -45,7 +45,7 @@ pub(super) fn answered(
     match body.size_hint().exact() {
         Some(length) if !body.is_end_stream() => drop(headers.insert(CONTENT_LENGTH, HeaderValue::from(length))),
         Some(_) => restore_length(&mut headers, &sent, &plain.method),
-        None => announce(&mut headers, &sent),
+        None => announce(&mut headers, &sent, clean_falling),
     }
     // Nothing more is to come of one without a body.
     let held = hold.filter(|_| !body.is_end_stream()).map(Hold::keep);
@@ -109,8 +109,7 @@ impl HttpBody for Falling {
             held.meter(this.progress.bytes(), this.bytes);
         }
         if let Some(trailers) = frame.trailers_mut() {
-            headers::clean_answer(trailers);
-            clean_trailers(trailers);
+            clean_falling(trailers);
             // Nothing follows them, and nobody asks for it.
             this.whole = true;
         }

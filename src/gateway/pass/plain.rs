@@ -160,7 +160,7 @@ impl Plain {
             Framing::Sized(length) => drop(headers.insert(CONTENT_LENGTH, HeaderValue::from(length))),
             Framing::Chunked => {
                 headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-                announce(headers, &self.headers);
+                announce(headers, &self.headers, |trailers| clean_rising(trailers, &self.route));
             }
         }
         // Hop by hop, so it is said anew: our side takes trailers if the client does.
@@ -171,21 +171,34 @@ impl Plain {
     }
 }
 
-/// Announces the trailers that `from` does, but for those that never go on.
-pub(super) fn announce(headers: &mut HeaderMap, from: &HeaderMap) {
+/// Announces the trailers that `from` does, but for those that `clean` takes out.
+pub(super) fn announce(headers: &mut HeaderMap, from: &HeaderMap, clean: impl Fn(&mut HeaderMap)) {
     let names = items(from, &TRAILER).filter_map(|name| HeaderName::from_bytes(name).ok());
-    let names: Vec<HeaderName> = names.filter(|name| !FORBIDDEN.contains(name)).collect();
-    let list = names.iter().map(HeaderName::as_str).collect::<Vec<_>>().join(", ");
+    let mut announced: HeaderMap = names.map(|name| (name, HeaderValue::from_static(""))).collect();
+    clean(&mut announced);
+    let list = announced.keys().map(HeaderName::as_str).collect::<Vec<_>>().join(", ");
     if let Ok(list) = HeaderValue::from_str(&list)
-        && !names.is_empty()
+        && !announced.is_empty()
     {
         headers.insert(TRAILER, list);
     }
 }
 
+/// Removes from a request's trailers what no header of it may say, and what [`clean_trailers`] does.
+pub(super) fn clean_rising(trailers: &mut HeaderMap, route: &Route) {
+    headers::clean_request(trailers, false, &route.introduction);
+    clean_trailers(trailers);
+}
+
+/// Likewise from an answer's.
+pub(super) fn clean_falling(trailers: &mut HeaderMap) {
+    headers::clean_answer(trailers);
+    clean_trailers(trailers);
+}
+
 /// Removes from trailers what would mean something else at the end than it does at the start (RFC 9110, section 6.5.1): a
 /// service may take trailers for headers.
-pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
+fn clean_trailers(trailers: &mut HeaderMap) {
     for name in FORBIDDEN {
         trailers.remove(name);
     }

@@ -10,10 +10,9 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
-use super::plain::clean_trailers;
+use super::plain::clean_rising;
 use crate::clock::{Clock, Mono};
 use crate::gateway::body::{BoxError, Streamed};
-use crate::gateway::headers;
 use crate::gateway::rejection::Rejection;
 use crate::gateway::route::{Http, Route};
 use crate::upstream;
@@ -138,8 +137,7 @@ impl HttpBody for Rising {
                     progress.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
                 }
                 if let Some(trailers) = frame.trailers_mut() {
-                    headers::clean_request(trailers, false, &this.route.introduction);
-                    clean_trailers(trailers);
+                    clean_rising(trailers, &this.route);
                 }
                 progress.touch(&this.clock);
                 progress.stage.store(SERVICE, Ordering::Relaxed);
