@@ -78,6 +78,7 @@ async fn a_request_goes_on_without_its_token_and_with_who_sends_it() {
         assert!(!lower.contains(gone), "{gone} in {head}");
     }
     assert_eq!((reply.status, reply.body_text()), (200, "hello"));
+    assert!(!gateway.log().contains("eyJ"), "a token in the log");
     assert_eq!(reply.header("x-kept"), Some("yes"));
     assert_eq!(reply.head.matches("set-cookie: ").count(), 2, "{}", reply.head);
     for gone in ["x-hop", "keep-alive", "fake"] {
@@ -584,4 +585,28 @@ async fn more_requests_than_may_be_under_way_are_told_to_come_back() {
     service.read_head().await.expect("the request, on the connection that came free");
     service.raw(HELLO.as_bytes()).await;
     assert_eq!(third.reply().await.expect("an answer").status, 200);
+}
+
+#[tokio::test]
+async fn a_request_goes_to_another_place_if_one_cannot_be_reached_and_its_body_with_it() {
+    let mut backend = Backend::start().await;
+    let closed = {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        listener.local_addr().expect("its address")
+    };
+    let places = format!("\n[[upstream]]\nname = \"places\"\nendpoints = [\"ws://{closed}\", \"{}\"]\n", backend.url());
+    let config =
+        require(&backend, &places).replace(&format!("upstream = \"{}\"", backend.url()), "upstream = \"places\"");
+    let gateway = Gateway::start(&config).await;
+    let good = format!("Authorization: Bearer {}\r\n", token(MINUTE));
+    for _ in 0..3 {
+        let mut client = gateway.connect().await;
+        let post = request("POST", "/", &format!("{good}Content-Length: 4\r\n")) + "body";
+        client.raw(post.as_bytes()).await;
+        let mut service = backend.connection().await;
+        service.read_head().await.expect("a request");
+        read_until(&mut service, b"body").await;
+        service.raw(HELLO.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n").as_bytes()).await;
+        assert_eq!(client.reply().await.expect("an answer").status, 200);
+    }
 }
