@@ -401,6 +401,17 @@ async fn a_gateway_that_serves_another_route_is_ready_and_says_which_upstream_is
 }
 
 #[tokio::test]
+async fn a_check_of_a_tls_endpoint_wants_tls() {
+    let silent = Backend::start().await;
+    let url = format!("wss://{}", silent.address());
+    let more = "ca = \"ca.pem\"\nhealth = \"connect\"\nhealth_interval = \"50ms\"\nhealth_timeout = \"200ms\"";
+    let (_gateway, admin) = start(std::slice::from_ref(&url), "", more).await;
+    becomes(&admin, &url, "down").await;
+    let error = endpoints(&admin).await[0]["error"].to_string();
+    assert!(error.contains("the check took longer than 200ms"), "{error}");
+}
+
+#[tokio::test]
 async fn a_reload_that_drops_a_place_leaves_its_streams_alone_and_keeps_what_is_known_of_the_others() {
     let (a, b, gone) = (Place::start("a").await, Place::start("b").await, nowhere().await);
     let gone = format!("ws://{gone}");
