@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used)] // a test that cannot go on fails, and says why
 mod common;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use common::real::Program;
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// How long a token lives that is to expire: enough for a busy machine to open two streams.
-const SHORT: Duration = Duration::from_secs(4);
+const SHORT: Duration = Duration::from_secs(5);
 
 #[tokio::test]
 async fn graphql_ws_lives_on_with_a_renewed_token_and_ends_without() {
@@ -23,6 +24,7 @@ async fn graphql_ws_lives_on_with_a_renewed_token_and_ends_without() {
         library: "graphql",
         path: "/graphql",
         first: json!("someone"),
+        life: None,
         refused: "4401 token_missing",
         expired: (4403, "token expired"),
     };
@@ -34,8 +36,14 @@ async fn graphql_ws_lives_on_with_a_renewed_token_and_ends_without() {
 async fn mqtt_js_lives_on_with_a_renewed_token_and_ends_without() {
     let (mut service, url) = Program::node_service().await;
     let gateway = Recipe::of("mqtt").with("ws://127.0.0.1:9001", &url).start().await;
-    let mqtt =
-        Use { library: "mqtt", path: "/mqtt", first: json!("hello"), refused: "401", expired: (3000, "token expired") };
+    let mqtt = Use {
+        library: "mqtt",
+        path: "/mqtt",
+        first: json!("hello"),
+        life: None,
+        refused: "401",
+        expired: (3000, "token expired"),
+    };
     mqtt.holds(&gateway).await;
     assert!(service.line().await.starts_with("opened /mqtt "), "nothing but what is the service's");
 }
@@ -48,6 +56,7 @@ async fn phoenix_lives_on_with_a_renewed_token_and_ends_without() {
         library: "phoenix",
         path: "/socket",
         first: json!("someone"),
+        life: None,
         refused: "401",
         expired: (3000, "token expired"),
     };
@@ -63,6 +72,7 @@ async fn signalr_negotiates_lives_on_with_a_renewed_token_and_ends_without() {
         library: "signalr",
         path: "/hub",
         first: json!("someone"),
+        life: None,
         refused: "401",
         expired: (3000, "token expired"),
     };
@@ -70,6 +80,52 @@ async fn signalr_negotiates_lives_on_with_a_renewed_token_and_ends_without() {
     assert_eq!(service.line().await, "negotiated ?negotiateVersion=1", "nothing but what is the service's");
     let opened = service.line().await;
     assert!(opened.starts_with("opened /hub?id=") && !opened.contains('&'), "{opened}");
+}
+
+#[tokio::test]
+async fn socketio_polls_and_upgrades_at_one_endpoint_lives_on_with_a_renewed_token_and_ends_without() {
+    let (mut service, addresses) = Program::socketio().await;
+    let recipe = Recipe::of("socketio").with("127.0.0.1:3001", &addresses[0]).with("127.0.0.1:3002", &addresses[1]);
+    let gateway = recipe.start().await;
+    let mut client = Program::service_client(&gateway.path("ca.pem")).await;
+    let path = "/socket.io";
+    let url = format!("https://localhost:{}", gateway.address().port());
+    let open = |name: &str, token: Option<&str>| json!({"open": name, "library": "socketio", "url": url, "token": token, "handle": handle(name)});
+    let refused = client.ask(&open("none", None)).await;
+    assert!(refused["refused"].as_str().is_some_and(|how| how.contains("401")), "{refused}");
+    refused_for_want_of_a_token(&gateway).await;
+
+    // Both endpoints have users, and each user one endpoint, however often it comes.
+    let mut places = Vec::new();
+    for user in 0..16 {
+        let mut claims = claims(MINUTE);
+        claims["sub"] = json!(format!("user-{user}"));
+        let mut came = Vec::new();
+        for time in 0..2 {
+            came.push(client.call(open(&format!("user-{user}-{time}"), Some(&mint(&claims)))).await);
+        }
+        assert_eq!(came[0], came[1]);
+        assert_eq!(came[0][0], claims["sub"]);
+        places.push(came[0][1].clone());
+    }
+    assert!(places.contains(&json!("first")) && places.contains(&json!("second")), "{places:?}");
+
+    let short = claims(SHORT);
+    for name in ["ends", "stays"] {
+        client.call(open(name, Some(&mint(&short)))).await;
+        assert_eq!(client.call(json!({"use": name, "text": "grüße"})).await, "grüße", "{name}");
+    }
+    renew(&gateway, path, &handle("stays"), &token(MINUTE)).await;
+    ended_on_time(&client.call(json!({"end": "ends"})).await, (3000, "token expired"), &short);
+    assert_eq!(client.call(json!({"use": "stays", "text": "still here"})).await, "still here");
+
+    let mut methods = BTreeSet::new();
+    while let Some(line) = service.said() {
+        let (_, asked) = line.split_once(' ').expect("an endpoint");
+        assert!(!asked.contains("access_token") && !asked.contains("portcullis"), "{asked}");
+        methods.extend(asked.split(' ').next().map(str::to_owned));
+    }
+    assert_eq!(methods, ["GET", "POST", "upgrade"].map(str::to_owned).into(), "it polls before it upgrades");
 }
 
 #[tokio::test]
@@ -81,8 +137,14 @@ async fn jupyter_runs_a_cell_lives_on_with_a_renewed_token_and_ends_without() {
     let path = credential.path().to_str().expect("a path");
     let recipe = Recipe::of("jupyter").with("127.0.0.1:8888", &address).with("jupyter.credential", path);
     let gateway = recipe.start().await;
-    let jupyter =
-        Use { library: "jupyter", path: "/", first: json!("42"), refused: "401", expired: (3000, "token expired") };
+    let jupyter = Use {
+        library: "jupyter",
+        path: "/",
+        first: json!("42"),
+        life: Some(Duration::from_secs(15)),
+        refused: "401",
+        expired: (3000, "token expired"),
+    };
     jupyter.holds(&gateway).await;
 
     // Whoever else has a token is nobody here.
@@ -132,6 +194,8 @@ struct Use {
     path: &'static str,
     /// What the service says first.
     first: Value,
+    /// How long a token lives that is to expire, if [`SHORT`] is not enough.
+    life: Option<Duration>,
     /// How the client sees that it has no token.
     refused: &'static str,
     /// How its stream ends with its token.
@@ -145,7 +209,7 @@ impl Use {
         assert!(refused["refused"].as_str().is_some_and(|how| how.contains(self.refused)), "{refused}");
         refused_for_want_of_a_token(gateway).await;
 
-        let short = claims(SHORT);
+        let short = claims(self.life.unwrap_or(SHORT));
         for name in ["ends", "stays"] {
             let opened = client.call(self.open(gateway, name, Some(&mint(&short)))).await;
             assert_eq!(opened, self.first, "{name}");
