@@ -1,4 +1,4 @@
-# `make test` runs every test, also those with real parts: FastAPI under uvicorn, clients in Python and Node, two OIDC
+# `make test` runs every test, also those with real parts: the services of docs/recipes/, clients in Python and Node, two OIDC
 # issuers, Chromium, Firefox, a clock that is stepped. What they need is installed first (Debian packages as root; Python and npm packages
 # under target/real/). `cargo test` runs everything that needs only a Rust toolchain and a C compiler.
 .POSIX:
