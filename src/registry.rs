@@ -6,10 +6,11 @@
 //! take its signals, to set its alarm).
 
 mod alarms;
+mod crowds;
 mod overview;
 mod renewals;
 
-use std::collections::{HashMap, hash_map};
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -18,6 +19,8 @@ use std::task::{Context, Poll};
 
 pub use alarms::Alarm;
 use alarms::Alarms;
+pub use crowds::{CrowdCaps, WhenFull};
+use crowds::{Crowds, Membership};
 use futures_util::task::AtomicWaker;
 use overview::Meter;
 pub use overview::{Gauge, Glimpse, Tally};
@@ -88,15 +91,21 @@ pub struct Caps {
     pub total: Option<usize>,
     /// On the stream's route.
     pub route: Option<usize>,
+    /// There, of its principal and from its address.
+    pub crowds: CrowdCaps,
 }
 
 /// Why a stream gets no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
+    /// There are as many from its address as there may be.
+    AddressFull,
     /// There is no place for another stream.
     Full,
     /// The handle that its client has chosen is another live stream's.
     HandleTaken,
+    /// There are as many of its principal as there may be.
+    PrincipalFull,
 }
 
 /// The live streams of the process. Clones are the same registry.
@@ -127,6 +136,7 @@ struct Live {
     streams: usize,
     by_route: HashMap<Arc<str>, usize>,
     by_handle: HashMap<OpaqueHash, u64>,
+    crowds: Crowds,
     /// What has passed up and down on streams that have ended.
     ended: (Traffic, Traffic),
 }
@@ -213,23 +223,24 @@ impl Registry {
         if full(live.streams, caps.total) || full(on_route, caps.route) {
             return Err(Refused::Full);
         }
+        if entry.handle.is_some_and(|handle| live.by_handle.contains_key(&handle)) {
+            return Err(Refused::HandleTaken);
+        }
+        let membership = live.crowds.join(id, &entry.route, entry.principal, caps.crowds)?;
         if let Some(handle) = entry.handle {
-            match live.by_handle.entry(handle) {
-                hash_map::Entry::Occupied(_) => return Err(Refused::HandleTaken),
-                hash_map::Entry::Vacant(free) => drop(free.insert(id)),
-            }
+            live.by_handle.insert(handle, id);
         }
         live.by_route.insert(entry.route.clone(), on_route + 1);
         live.streams += 1;
         let place = live.place(id, Kind::Stream, entry);
-        Ok(Guard { id, place, alarm: None, registry: self.0.clone() })
+        Ok(Guard { id, place, alarm: None, membership, registry: self.0.clone() })
     }
 
     /// A place for a plain request: it is signalled like a stream, and counts under no cap.
     pub fn enter_http(&self, entry: Entry) -> Guard {
         let id = self.0.next.fetch_add(1, Ordering::Relaxed) + 1;
         let place = self.lock().place(id, Kind::Http, entry);
-        Guard { id, place, alarm: None, registry: self.0.clone() }
+        Guard { id, place, alarm: None, membership: None, registry: self.0.clone() }
     }
 
     /// Signals every stream.
@@ -297,6 +308,8 @@ pub struct Guard {
     place: Arc<Place>,
     /// What the alarm was last set to.
     alarm: Option<Alarm>,
+    /// The crowds that it belongs to, where its route bounds them.
+    membership: Option<Box<Membership>>,
     registry: Arc<Shared>,
 }
 
@@ -371,6 +384,9 @@ impl Drop for Guard {
         if let Some(handle) = handle {
             live.by_handle.remove(handle);
         }
+        if let Some(membership) = &self.membership {
+            live.crowds.leave(self.id, membership);
+        }
         if let Some(count) = live.by_route.get_mut(route) {
             *count -= 1;
             if *count == 0 {
@@ -413,7 +429,7 @@ mod tests {
     #[tokio::test]
     async fn a_place_counts_until_its_guard_is_dropped() {
         let registry = Registry::new(&Clock::system());
-        let caps = Caps { total: Some(3), route: Some(2) };
+        let caps = Caps { total: Some(3), route: Some(2), ..Caps::default() };
         let first = registry.reserve(entry("a"), caps).unwrap();
         let _second = registry.reserve(entry("a"), caps).unwrap();
         assert_eq!(registry.reserve(entry("a"), caps).unwrap_err(), Refused::Full, "the route is full");

@@ -472,7 +472,7 @@ fn shown(config: &Config) -> String {
         assert_eq!(route.name, *name);
         let issuers: Vec<_> = verifier.issuers.iter().map(|issuer| &issuer.name).collect();
         text.push_str(&format!(
-            "{name} {:?} {:?} {issuers:?} {:?} {:?} {} {:?} {:?} {:?} {:?} {:#?} {:?} {:?} {} {} {:?} {:#?} {:#?} {:#?} {:?}\n",
+            "{name} {:?} {:?} {issuers:?} {:?} {:?} {} {:?} {:?} {:?} {:?} {:#?} {:?} {:?} {} {} {:?} {:#?} {:#?} {:#?} {:?} {:?}\n",
             verifier.same,
             verifier.demands,
             route.hosts,
@@ -490,6 +490,7 @@ fn shown(config: &Config) -> String {
             route.introduction,
             route.limits,
             route.policies,
+            route.crowds,
             route.codes,
             route.max_streams
         ));

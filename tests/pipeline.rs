@@ -10,7 +10,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use http::{HeaderName, HeaderValue};
 use portcullis::clock::{Clock, Now, Wall};
 use portcullis::gateway::identity::{Encoding, Form, Identity, Introduction};
-use portcullis::gateway::route::{Http, Origins, Reject, Renewal, Rewrite, Route};
+use portcullis::gateway::route::{Crowds, Http, Origins, Reject, Renewal, Rewrite, Route};
 use portcullis::gateway::{Config, Gateway};
 use portcullis::listen::{self, CertificateFiles, Listener};
 use portcullis::registry::Registry;
@@ -93,6 +93,7 @@ fn route(service: SocketAddr) -> Route {
         codes: Arc::default(),
         renewal: Renewal::default(),
         ticket_lifetime: Duration::from_secs(30),
+        crowds: Crowds::default(),
         max_streams: Some(2),
     }
 }

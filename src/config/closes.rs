@@ -19,6 +19,7 @@ pub(super) fn codes(typed: &file::Close, context: &Context<'_>) -> CloseCodes {
         (&typed.drain, &mut codes.drain),
         (&typed.too_big, &mut codes.too_big),
         (&typed.rate_limited, &mut codes.rate_limited),
+        (&typed.replaced, &mut codes.replaced),
         (&typed.protocol, &mut codes.protocol),
         (&typed.upstream_lost, &mut codes.upstream_lost),
         (&typed.unauthorized, &mut codes.unauthorized),

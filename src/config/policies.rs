@@ -1,11 +1,13 @@
-//! What a route's keys on its streams' frames and silence mean.
+//! What a route's keys on its streams' frames, silence and crowds mean.
 
 use std::time::Duration;
 
 use super::file;
 use super::files::Context;
-use super::problem::{Placed, Problem};
+use super::problem::{Placed, Problem, nearest};
 use super::server::{duration, positive};
+use crate::gateway::route::Crowds;
+use crate::registry::WhenFull;
 use crate::stream::bounds::Rate;
 use crate::stream::silence::{Ping, Rules};
 use crate::stream::{Bounds, Policies};
@@ -33,6 +35,36 @@ pub(super) fn policies(typed: &file::Policies, context: &Context<'_>) -> Policie
             idle: some(typed.idle_timeout.as_ref()),
             ping: some(typed.ping_interval.as_ref()).map(|interval| Ping { interval, timeout }),
         },
+    }
+}
+
+/// How many streams belong together.
+pub(super) fn crowds(typed: &file::Policies, context: &Context<'_>) -> Crowds {
+    let most = |typed: &Option<Placed<usize>>| typed.as_ref().map(|most| most.value).filter(|most| *most != 0);
+    let when_full = typed.when_full.as_ref().map_or(WhenFull::default(), |typed| when_full(typed, context));
+    let (per_principal, per_address) = (most(&typed.max_streams_per_principal), most(&typed.max_streams_per_address));
+    if let (WhenFull::CloseOldest, None, None, Some(typed)) = (when_full, per_principal, per_address, &typed.when_full)
+    {
+        let problem = Problem::new(&typed.place, "`when_full` counts only where a principal or an address has a limit");
+        context
+            .add(problem.remedy("set max_streams_per_principal or max_streams_per_address, or leave `when_full` out"));
+    }
+    Crowds { per_principal, per_address, when_full }
+}
+
+fn when_full(typed: &Placed<String>, context: &Context<'_>) -> WhenFull {
+    match typed.value.as_str() {
+        "reject_new" => WhenFull::RejectNew,
+        "close_oldest" => WhenFull::CloseOldest,
+        other => {
+            let problem = Problem::new(&typed.place, format!("`{other}` cannot be `when_full`"));
+            let remedy = nearest(other, ["reject_new", "close_oldest"]).map_or_else(
+                || "\"reject_new\" or \"close_oldest\"".to_owned(),
+                |near| format!("did you mean \"{near}\"?"),
+            );
+            context.add(problem.remedy(remedy));
+            WhenFull::default()
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use super::files::Context;
 use super::http::http;
 use super::identity::{introduction, note_in_clear};
 use super::issuers::Issuers;
-use super::policies::policies;
+use super::policies::{crowds, policies};
 use super::problem::{Place, Placed, Problem, nearest, suggest};
 use super::renewal::renewal;
 use super::server::{duration, name, positive};
@@ -70,7 +70,7 @@ pub(super) fn routes(
         let origins = origins(typed.origins.as_ref(), context);
         check_cookies(typed, &carriers, &origins, context);
         let limits = limits(typed, context);
-        let policies = policies(&typed.policies, context);
+        let (policies, crowds) = (policies(&typed.policies, context), crowds(&typed.policies, context));
         let codes = codes(&typed.close, context);
         let first_message = first_message(typed, &carriers, context);
         let reject = reject(typed.door.reject.as_ref(), context);
@@ -108,6 +108,7 @@ pub(super) fn routes(
             codes: codes.into(),
             renewal,
             ticket_lifetime,
+            crowds,
             max_streams: typed.max_streams.as_ref().map(|streams| streams.value).filter(|streams| *streams != 0),
         }));
     }

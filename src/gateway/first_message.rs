@@ -230,6 +230,7 @@ async fn introduce(
         return Err(Rejection::UpstreamSubprotocol(detail.into()).into());
     }
     let settings = forward::settings(shared, &route, &switched.head.headers, deadline);
+    guard.begin();
     Ok(Introduced { switched, settings, guard, lease })
 }
 
@@ -245,7 +246,7 @@ async fn ended(guard: &mut Guard, deadline: Deadline, clock: &Clock) -> Unopened
             Signal::End => return Unopened::Ended(CloseReason::EndedByOperator),
             Signal::RouteGone => return Unopened::Ended(CloseReason::RouteGone),
             Signal::Drain => return Unopened::Ended(CloseReason::Drain),
-            Signal::Revoke | Signal::KeyRemoved | Signal::Recheck | Signal::Renew => {}
+            Signal::Revoke | Signal::KeyRemoved | Signal::Recheck | Signal::Renew | Signal::Replace => {}
         }
     }
 }

@@ -29,7 +29,7 @@ use crate::gateway::route::Route;
 use crate::gateway::upgrade::Upgrade;
 use crate::gateway::{Body, Shared, path, renew};
 use crate::names::{self, field};
-use crate::registry::{Caps, Entry, Guard, Standing};
+use crate::registry::{Caps, CrowdCaps, Entry, Guard, Standing};
 use crate::relay::{self, Early, Relay};
 use crate::revocation::Cause;
 use crate::secret::{Opaque, OpaqueHash};
@@ -69,6 +69,7 @@ async fn forward(shared: &Arc<Shared>, admitted: Admitted<Tokenless>) -> Result<
         (Answer::Switched(switched), lease) => (switched, lease),
     };
     may_begin(shared, &guard, deadline)?;
+    guard.begin();
     let (Tokenless { upgrade, fallback, .. }, _) = admitted.into_parts();
     let Switched { head, subprotocol, socket, early } = *switched;
     let settings = settings(shared, &upgrade.route, &head.headers, deadline);
@@ -97,7 +98,7 @@ pub(super) fn reserve(
     admitted: &Admitted<Tokenless>,
     handle: Option<OpaqueHash>,
 ) -> Result<(Guard, Deadline), Rejection> {
-    let Upgrade { visit, route, .. } = &admitted.request().upgrade;
+    let Upgrade { visit, route, headers, .. } = &admitted.request().upgrade;
     let deadline = Deadline::new(admitted.grant().expiry, route.limits.max_stream, admitted.at());
     let entry = Entry {
         route: route.name.clone(),
@@ -107,7 +108,12 @@ pub(super) fn reserve(
         since: admitted.at().wall,
         standing: Standing::new(admitted.grant(), 0),
     };
-    let caps = Caps { total: visit.rules.config.max_streams, route: route.max_streams };
+    let crowds = CrowdCaps {
+        per_principal: route.crowds.per_principal,
+        per_address: route.crowds.per_address.map(|most| (visit.client(headers), most)),
+        when_full: route.crowds.when_full,
+    };
+    let caps = Caps { total: visit.rules.config.max_streams, route: route.max_streams, crowds };
     let guard = shared.registry.reserve(entry, caps)?;
     // Asked with the place taken: a ban that is not seen here looks for streams after this, and finds this one.
     let now = shared.clock.now();

@@ -17,6 +17,8 @@ use crate::ws::handshake::RequestError;
 pub enum Rejection {
     /// The target, `Host` or the handshake is malformed or ambiguous.
     BadRequest(&'static str),
+    /// There are as many streams of its principal, or from its address, as there may be.
+    Crowded(&'static str),
     /// The token is refused, or there is none.
     Denied(Denial),
     /// The gateway is leaving.
@@ -110,7 +112,7 @@ impl Rejection {
             Self::Misdirected => (S::MISDIRECTED_REQUEST, "misdirected", None),
             Self::NoTrace => (S::METHOD_NOT_ALLOWED, "method", says(header::ALLOW, NOT_TRACE)),
             Self::NoRoute => (S::NOT_FOUND, "no_route", None),
-            Self::TooMany | Self::TooManyRequests | Self::TooManyTickets | Self::UpstreamFull => {
+            Self::Crowded(_) | Self::TooMany | Self::TooManyRequests | Self::TooManyTickets | Self::UpstreamFull => {
                 (S::TOO_MANY_REQUESTS, "rate_limited", retry())
             }
             Self::UpgradeRequired => (S::UPGRADE_REQUIRED, "upgrade_required", says(header::UPGRADE, "websocket")),
@@ -135,7 +137,8 @@ impl Rejection {
                 Public::BadRequest | Public::SubprotocolCompanionMissing => return None,
             },
             Self::ForeignOrigin(_) => Refusal::Forbidden,
-            Self::Draining
+            Self::Crowded(_)
+            | Self::Draining
             | Self::TooMany
             | Self::UpstreamFull
             | Self::UpstreamInvalid(_)
@@ -179,7 +182,7 @@ impl Rejection {
     /// What exactly was found, for the log. Never holds anything that a client sent as a secret.
     pub fn detail(&self) -> Cow<'_, str> {
         match self {
-            Self::BadRequest(detail) | Self::ForeignOrigin(detail) => Cow::Borrowed(detail),
+            Self::BadRequest(detail) | Self::Crowded(detail) | Self::ForeignOrigin(detail) => Cow::Borrowed(detail),
             Self::Denied(denial) => Cow::Borrowed(&denial.detail),
             Self::UpstreamInvalid(detail)
             | Self::UpstreamRefused(detail)
@@ -232,8 +235,10 @@ impl From<Denial> for Rejection {
 impl From<Refused> for Rejection {
     fn from(refused: Refused) -> Self {
         match refused {
+            Refused::AddressFull => Self::Crowded("as many streams from this address as allowed"),
             Refused::Full => Self::TooMany,
             Refused::HandleTaken => Self::HandleTaken,
+            Refused::PrincipalFull => Self::Crowded("as many streams of this principal as allowed"),
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::gateway::identity::Introduction;
 use crate::gateway::path;
 use crate::gateway::rejection::Rejection;
 use crate::gateway::{Arrived, Visit};
+use crate::registry::WhenFull;
 use crate::relay::in_band::Mode;
 use crate::stream::{CloseCodes, Limits, Policies, Terms};
 use crate::token::{Carrier, Judge};
@@ -118,6 +119,17 @@ impl Default for Renewal {
     }
 }
 
+/// How many streams belong together; `None` for no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Crowds {
+    /// Of one principal.
+    pub per_principal: Option<usize>,
+    /// From one address.
+    pub per_address: Option<usize>,
+    /// What becomes of one more.
+    pub when_full: WhenFull,
+}
+
 /// One route with its rules. Live streams keep the one they began with.
 pub struct Route {
     /// Its name: stable across reloads.
@@ -162,6 +174,8 @@ pub struct Route {
     pub renewal: Renewal,
     /// How long a ticket counts.
     pub ticket_lifetime: Duration,
+    /// How many streams one principal may have there, how many may come from one address, and what becomes of one more.
+    pub crowds: Crowds,
     /// How many streams the route may have at a time; `None` for no limit of its own. More are refused with 429.
     pub max_streams: Option<usize>,
 }
@@ -312,6 +326,7 @@ mod tests {
             codes: Arc::default(),
             renewal: Renewal::default(),
             ticket_lifetime: Duration::ZERO,
+            crowds: Crowds::default(),
             max_streams: None,
         })
     }

@@ -51,6 +51,8 @@ pub struct CloseCodes {
     pub too_big: CloseText,
     /// Too many messages or bytes.
     pub rate_limited: CloseText,
+    /// A newer stream of the same principal has its place.
+    pub replaced: CloseText,
     /// A frame breaks RFC 6455.
     pub protocol: CloseText,
     /// The service's connection ended without a Close.
@@ -96,6 +98,7 @@ impl CloseCodes {
                 key_removed: CloseText::known(3005, "key removed"),
                 stream_limit: CloseText::known(3005, "stream limit"),
                 rate_limited: CloseText::known(1013, "rate limited"),
+                replaced: CloseText::known(3500, "replaced"),
                 protocol: CloseText::known(3500, "protocol error"),
                 unauthorized: CloseText::known(3500, ""),
                 forbidden: CloseText::known(3500, ""),
@@ -115,6 +118,8 @@ impl CloseCodes {
             drain: CloseText::known(1012, "service restart"),
             too_big: CloseText::known(1009, "too big"),
             rate_limited: CloseText::known(1008, "rate limited"),
+            // Final for clients, since two that always come back would push each other out for ever.
+            replaced: CloseText::known(1008, "replaced"),
             protocol: CloseText::known(1002, "protocol error"),
             upstream_lost: CloseText::known(1013, "upstream lost"),
             unauthorized: CloseText::known(3000, ""),
@@ -150,6 +155,7 @@ impl CloseCodes {
             CloseReason::Drain | CloseReason::RouteGone | CloseReason::EndedByOperator => &self.drain,
             CloseReason::TooBig => &self.too_big,
             CloseReason::RateLimited => &self.rate_limited,
+            CloseReason::Replaced => &self.replaced,
             CloseReason::ClientProtocol | CloseReason::UpstreamProtocol => &self.protocol,
             CloseReason::UpstreamLost
             | CloseReason::UpstreamClosed
@@ -199,6 +205,7 @@ mod tests {
         assert!(back.iter().all(|text| !fatal(text)), "{codes:?}");
         let stays = [
             &codes.revoked,
+            &codes.replaced,
             &codes.too_big,
             &codes.protocol,
             &codes.unauthorized,

@@ -238,10 +238,12 @@ impl Stream {
             Signal::Recheck | Signal::Renew => {}
             Signal::Drain if self.reason.is_none() => self.end(CloseReason::Drain, now),
             Signal::RouteGone if self.reason.is_none() => self.end(CloseReason::RouteGone, now),
+            Signal::Replace if self.reason.is_none() => self.end(CloseReason::Replaced, now),
             Signal::End if self.reason.is_none() => self.end(CloseReason::EndedByOperator, now),
             Signal::Revoke if !self.is_ending() => self.end(CloseReason::Revoked, now),
             Signal::KeyRemoved if !self.is_ending() => self.end(CloseReason::KeyRemoved, now),
-            Signal::Drain | Signal::End | Signal::RouteGone | Signal::Revoke | Signal::KeyRemoved => {}
+            Signal::Drain | Signal::End | Signal::RouteGone | Signal::Replace | Signal::Revoke | Signal::KeyRemoved => {
+            }
         }
     }
 

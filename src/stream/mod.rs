@@ -29,6 +29,8 @@ pub enum Signal {
     End,
     /// The route is gone after a reload.
     RouteGone,
+    /// A newer stream of the same principal has its place.
+    Replace,
     /// The gateway is leaving.
     Drain,
     /// A fresh token waits to be applied.
@@ -39,8 +41,16 @@ pub enum Signal {
 
 impl Signal {
     /// All of them, in their order.
-    pub const ALL: [Self; 7] =
-        [Self::Revoke, Self::KeyRemoved, Self::End, Self::RouteGone, Self::Drain, Self::Renew, Self::Recheck];
+    pub const ALL: [Self; 8] = [
+        Self::Revoke,
+        Self::KeyRemoved,
+        Self::End,
+        Self::RouteGone,
+        Self::Replace,
+        Self::Drain,
+        Self::Renew,
+        Self::Recheck,
+    ];
 }
 
 /// One of the two sides of a stream. The one pair of words for them, everywhere.

@@ -50,6 +50,8 @@ pub enum CloseReason {
     TooBig,
     /// More messages or bytes than the route allows.
     RateLimited,
+    /// A newer stream of the same principal has its place.
+    Replaced,
     /// The token was revoked.
     Revoked,
     /// The stream has lived as long as the route allows.
@@ -77,6 +79,7 @@ impl CloseReason {
             Self::UpstreamProtocol => "upstream_protocol_error",
             Self::TooBig => "too_big",
             Self::RateLimited => "rate_limited",
+            Self::Replaced => "replaced",
             Self::Revoked => "token_revoked",
             Self::StreamLimit => "stream_limit",
             Self::Idle => "idle",
@@ -96,6 +99,7 @@ impl CloseReason {
             | Self::Expired
             | Self::TooBig
             | Self::RateLimited
+            | Self::Replaced
             | Self::Revoked
             | Self::KeyRemoved
             | Self::StreamLimit

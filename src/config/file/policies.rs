@@ -17,6 +17,9 @@ pub(in crate::config) struct Policies {
     pub(in crate::config) idle_timeout: Key<Duration>,
     pub(in crate::config) ping_interval: Key<Duration>,
     pub(in crate::config) ping_timeout: Key<Duration>,
+    pub(in crate::config) max_streams_per_principal: Key<usize>,
+    pub(in crate::config) max_streams_per_address: Key<usize>,
+    pub(in crate::config) when_full: Key<String>,
 }
 
 pub(super) fn policies(s: &mut Section<'_>) -> Policies {
@@ -30,5 +33,8 @@ pub(super) fn policies(s: &mut Section<'_>) -> Policies {
         idle_timeout: s.duration("idle_timeout"),
         ping_interval: s.duration("ping_interval"),
         ping_timeout: s.duration("ping_timeout"),
+        max_streams_per_principal: s.number("max_streams_per_principal", 0, 10_000_000, 3),
+        max_streams_per_address: s.number("max_streams_per_address", 0, 10_000_000, 100),
+        when_full: s.text("when_full", "\"close_oldest\""),
     }
 }

@@ -74,7 +74,7 @@ impl Hold {
                 Signal::KeyRemoved => return CloseReason::KeyRemoved,
                 Signal::End => return CloseReason::EndedByOperator,
                 Signal::RouteGone => return CloseReason::RouteGone,
-                Signal::Drain | Signal::Renew | Signal::Recheck => {}
+                Signal::Drain | Signal::Renew | Signal::Recheck | Signal::Replace => {}
             }
         }
     }
