@@ -63,7 +63,7 @@ impl Connection {
             Ok(Ok(Accepted { stream, server_name })) => {
                 let peer = Peer { address, tls: Some(tls.presented(server_name.as_deref())), permit };
                 if server::protocol(&stream) == Some(HTTP2) {
-                    return http2::serve(stream, peer.into(), gateway, settings, shutdown, began).await;
+                    return Box::pin(http2::serve(stream, peer.into(), gateway, settings, shutdown, began)).await;
                 }
                 http(stream, peer.into(), gateway, settings, shutdown, overdue).await;
             }
