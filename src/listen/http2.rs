@@ -44,13 +44,15 @@ pub(super) async fn serve<T>(
 ) where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let handshake = timeout(settings.request_timeout, builder(&settings).handshake(Paced::new(io)));
+    let io = Paced::new(io);
+    let handshake = io.writing(builder(&settings).handshake(io.clone()));
+    let handshake = timeout(settings.request_timeout, handshake);
     let connection = tokio::select! {
         () = shutdown.cancelled() => return,
         connection = handshake => connection,
     };
     match connection {
-        Ok(Ok(connection)) => Served::new(connection, peer, gateway, settings, began).run(shutdown).await,
+        Ok(Ok(connection)) => Served::new(connection, peer, gateway, settings, began).run(&io, shutdown).await,
         Ok(Err(error)) => broken(&peer, &error),
         Err(_) => tracing::debug!({ field::PEER } = %peer.address, "no HTTP/2 preface in time"),
     }
@@ -92,7 +94,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Served<T> {
         Self { connection, peer, gateway, settings, requests, load, bounds }
     }
 
-    async fn run(mut self, shutdown: CancellationToken) {
+    async fn run(mut self, io: &Paced<T>, shutdown: CancellationToken) {
         let mut changes = self.load.subscribe();
         let mut alarm = pin!(sleep_until(self.instant(Mono::default())));
         loop {
@@ -103,7 +105,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Served<T> {
                 alarm.as_mut().reset(end);
             }
             tokio::select! {
-                accepted = self.connection.accept() => match accepted {
+                accepted = io.writing(self.connection.accept()) => match accepted {
                     Some(Ok((request, respond))) => self.answer(request, respond),
                     Some(Err(error)) => return broken(&self.peer, &error),
                     None => return,

@@ -101,7 +101,7 @@ fn lock(kept: &Mutex<Kept>) -> MutexGuard<'_, Kept> {
 }
 
 /// The most that wait for one service.
-const MOST: usize = 64;
+const MOST: usize = 256;
 /// How long one may have waited that takes a request which cannot be sent twice.
 const FRESH: Duration = Duration::from_secs(1);
 /// How often those that wait are looked at, and how many looks one of them outlasts: it is closed after 20 to 30 seconds.

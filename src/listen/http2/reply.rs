@@ -131,12 +131,16 @@ async fn send_body<B: Body<Data = Bytes> + Send>(mut stream: SendStream<Piece>, 
         };
         let frame = match frame.into_data() {
             Ok(mut data) => {
+                // The end goes along with the last bit, where it is known.
+                let last = body.is_end_stream();
                 while !data.is_empty() {
                     let Ok(room) = timeout(patience, room(&mut stream, data.len())).await else {
                         return stream.send_reset(Reason::CANCEL);
                     };
                     let Some(room) = room else { return };
-                    if stream.send_data(Piece::whole(data.split_to(room)), false).is_err() {
+                    let bit = data.split_to(room);
+                    let ended = last && data.is_empty();
+                    if stream.send_data(Piece::whole(bit), ended).is_err() || ended {
                         return;
                     }
                     stream.reserve_capacity(0);
