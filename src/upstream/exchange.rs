@@ -51,7 +51,7 @@ enum Unanswered {
     Lost(hyper::Error),
 }
 
-/// Sends the request over a kept line. Gives it back if there is none, or none that takes it.
+/// Sends the request over a kept line. Gives it back if there is none, or none that takes it, or if it may be sent once more.
 ///
 /// # Errors
 ///
@@ -67,7 +67,8 @@ pub async fn over_kept(
         match (line.ask(request).await, copy) {
             (Ok(answer), _) => return checked(answer).map(Ok),
             (Err(Unanswered::NotSent(unsent)), _) => request = *unsent,
-            (Err(Unanswered::Lost(error)), Some(copy)) if gone(&error) => request = copy,
+            // Over a fresh line: what breaks its service would break every kept one.
+            (Err(Unanswered::Lost(error)), Some(copy)) if gone(&error) => return Ok(Err(Box::new(copy))),
             (Err(Unanswered::Lost(error)), _) => return Err(lost(&error)),
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, Response, Version};
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 
@@ -50,8 +50,9 @@ pub(super) fn answered(
     // Nothing more is to come of one without a body.
     let held = hold.filter(|_| !body.is_end_stream()).map(Hold::keep);
     let cut = held.as_ref().map(|held| held.cut.clone());
-    let (line, clock) = (Some((line, pool)), shared.clock.clone());
-    let body = Falling { body, line, progress, held, clock, bytes: 0, whole: false, _place: (lease, turn) };
+    let pool = (!signs_in(&plain.headers)).then_some(pool);
+    let (line, clock) = (Some(line), shared.clock.clone());
+    let body = Falling { body, line, pool, progress, held, clock, bytes: 0, whole: false, _place: (lease, turn) };
     let mut response = Response::new(Body::passed(body, cut));
     *response.status_mut() = head.status;
     *response.version_mut() = Version::HTTP_11;
@@ -69,11 +70,22 @@ fn restore_length(headers: &mut HeaderMap, sent: &HeaderMap, method: &Method) {
     }
 }
 
+/// Whether the service may take all that follows on the connection for the same client's: these schemes sign in a connection,
+/// not a request (RFC 4559, section 6).
+fn signs_in(headers: &HeaderMap) -> bool {
+    headers.get_all(AUTHORIZATION).iter().any(|value| {
+        let scheme = value.as_bytes().split(u8::is_ascii_whitespace).next().unwrap_or_default();
+        scheme.eq_ignore_ascii_case(b"ntlm") || scheme.eq_ignore_ascii_case(b"negotiate")
+    })
+}
+
 /// The body of an answer as it comes from the service.
 struct Falling {
     body: Incoming,
-    /// Where it comes from; kept for the next request once it is there as a whole, closed if it is dropped before.
-    line: Option<(Line, Pool)>,
+    /// Where it comes from; closed if it is dropped.
+    line: Option<Line>,
+    /// Where that is kept for the next request once all is there; `None` if it must not be another client's.
+    pool: Option<Pool>,
     progress: Arc<Progress>,
     held: Option<Held>,
     clock: Clock,
@@ -128,7 +140,7 @@ impl HttpBody for Falling {
 impl Drop for Falling {
     fn drop(&mut self) {
         let whole = (self.whole || self.body.is_end_stream()) && self.progress.is_done();
-        if let (Some((line, pool)), true) = (self.line.take(), whole) {
+        if let (Some(line), Some(pool), true) = (self.line.take(), &self.pool, whole) {
             pool.put(line, self.clock.now().mono);
         }
     }
