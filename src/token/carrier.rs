@@ -116,6 +116,11 @@ pub fn take_parameter(query: Option<&str>, name: &str) -> Result<(Option<String>
     }
 }
 
+/// A query without the pairs with this name, whatever they hold; `None` if nothing is left.
+pub fn without_parameter(query: Option<&str>, name: &str) -> Option<String> {
+    query::take_parameter(query, name).0
+}
+
 /// What [`take_parameter`] would take if it were alone in the query: every value that has the form of one.
 pub fn parameters(query: Option<&str>, name: &str) -> impl Iterator<Item = Opaque> {
     let (_, values) = query::take_parameter(query, name);

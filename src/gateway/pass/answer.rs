@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, Response, Version};
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 
@@ -47,6 +47,9 @@ pub(super) fn answered(
         Some(_) => restore_length(&mut headers, &sent, &plain.method),
         None => announce(&mut headers, &sent, clean_falling),
     }
+    if hold.is_some() {
+        keep_private(&mut headers);
+    }
     // Nothing more is to come of one without a body.
     let held = hold.filter(|_| !body.is_end_stream()).map(Hold::keep);
     let cut = held.as_ref().map(|held| held.cut.clone());
@@ -78,6 +81,21 @@ fn signs_in(headers: &HeaderMap) -> bool {
         scheme.eq_ignore_ascii_case(b"ntlm") || scheme.eq_ignore_ascii_case(b"negotiate")
     })
 }
+
+/// Shared caches keep no answer to `Authorization` unless they are told to (RFC 9111, section 3.5). Of a token in a cookie or
+/// the query they do not know, nor does the service.
+fn keep_private(headers: &mut HeaderMap) {
+    let said = |item: &[u8]| {
+        let name = item.split(|byte| *byte == b'=').next().unwrap_or_default();
+        CACHING.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
+    };
+    if !items(headers, &CACHE_CONTROL).any(said) {
+        headers.append(CACHE_CONTROL, HeaderValue::from_static("private"));
+    }
+}
+
+/// What a service says that knows who may keep its answer.
+const CACHING: [&str; 4] = ["private", "public", "no-store", "s-maxage"];
 
 /// The body of an answer as it comes from the service.
 struct Falling {

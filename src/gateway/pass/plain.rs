@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use http::header::{
-    ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, ORIGIN, TE, TRAILER,
-    TRANSFER_ENCODING,
+    ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, ORIGIN, REFERER, TE,
+    TRAILER, TRANSFER_ENCODING,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use hyper::body::Body as _;
@@ -17,10 +17,11 @@ use crate::gateway::headers::{self, Hop};
 use crate::gateway::rejection::Rejection;
 use crate::gateway::route::{Access, Route, Routed};
 use crate::gateway::{Shared, Visit};
+use crate::names::HANDLE_PARAMETER;
 use crate::secret::Token;
 use crate::token::{Carrier, Grant, carrier};
 use crate::upstream;
-use crate::ws::handshake::{has_token, items};
+use crate::ws::handshake::{has_token, items, only};
 
 /// A request without its body.
 pub(super) struct Plain {
@@ -74,7 +75,8 @@ impl Plain {
             query = carrier::take_parameter(query.as_deref(), name)?.0;
         }
         let (query, _) = take_handle(&route, query)?;
-        let (method, target, headers) = (head.method, head.uri, head.headers);
+        let (method, target, mut headers) = (head.method, head.uri, head.headers);
+        clean_referer(&mut headers, &visit.rules.routes);
         Ok((Self { visit, route, host, method, target, query, headers, framing }, body))
     }
 
@@ -168,6 +170,29 @@ impl Plain {
             headers.insert(TE, HeaderValue::from_static("trailers"));
             headers.insert(CONNECTION, HeaderValue::from_static("te"));
         }
+    }
+}
+
+/// Takes out of the address of the page that sends a request what such an address may have on any of the routes: tokens,
+/// tickets and handles. A page that was opened with a token in its query has it in the `Referer` of all it asks for.
+fn clean_referer(headers: &mut HeaderMap, routes: &[Arc<Route>]) {
+    if !headers.get_all(REFERER).iter().any(|referer| referer.as_bytes().contains(&b'?')) {
+        return;
+    }
+    let names = routes.iter().flat_map(|route| &route.carriers).filter_map(|carrier| match carrier {
+        Carrier::Query(name) | Carrier::Ticket(name) => Some(name.as_str()),
+        _ => None,
+    });
+    let cleaned = only(headers, &REFERER).and_then(|referer| {
+        let (page, query) = referer.to_str().ok()?.split_once('?')?;
+        let mut names = names.chain([HANDLE_PARAMETER]);
+        let left = names.try_fold(query.to_owned(), |query, name| carrier::without_parameter(Some(&query), name));
+        HeaderValue::try_from(left.map_or_else(|| page.to_owned(), |query| format!("{page}?{query}"))).ok()
+    });
+    // One that cannot be read, or stands beside another one, may hold anything.
+    match cleaned {
+        Some(cleaned) => drop(headers.insert(REFERER, cleaned)),
+        None => drop(headers.remove(REFERER)),
     }
 }
 
