@@ -92,6 +92,83 @@ async fn a_connection_that_a_client_may_have_signed_in_on_is_no_one_elses() {
 }
 
 #[tokio::test]
+async fn an_answer_to_a_token_is_in_no_shared_cache_unless_the_service_says_so() {
+    let mut backend = Backend::start().await;
+    let gateway = Gateway::start(&route(&backend, "http = \"require\"\n")).await;
+    let asked = request("GET", &format!("/?access_token={}", token(MINUTE)), "");
+    let mut client = gateway.connect().await;
+    let mut service = begin(&mut client, &mut backend, &asked).await;
+    for (said, expected) in [
+        (&[][..], &["private"][..]),
+        (&["max-age=60"], &["max-age=60", "private"]),
+        (&["max-age=60, must-revalidate"], &["max-age=60, must-revalidate", "private"]),
+        (&["no-store"], &["no-store"]),
+        (&["Private, max-age=60"], &["Private, max-age=60"]),
+        (&["max-age=60", "Public"], &["max-age=60", "Public"]),
+        (&["s-maxage=60"], &["s-maxage=60"]),
+    ] {
+        let mut lines = vec!["HTTP/1.1 200 OK".to_owned(), "Content-Length: 5".to_owned()];
+        lines.extend(said.iter().map(|said| format!("Cache-Control: {said}")));
+        let answer = format!("{}\r\n\r\nhello", lines.join("\r\n"));
+        let (_, reply) = exchange(&mut client, &mut service, &asked, &answer).await;
+        let lines = reply.head.lines().filter_map(|line| line.strip_prefix("cache-control: "));
+        assert_eq!(lines.collect::<Vec<_>>(), expected, "{said:?}: {}", reply.head);
+    }
+    let open = Gateway::start(&route(&backend, "http = \"pass\"\n")).await;
+    let mut client = open.connect().await;
+    let mut service = begin(&mut client, &mut backend, &request("GET", "/", "")).await;
+    let (_, reply) = exchange(&mut client, &mut service, &request("GET", "/", ""), HELLO).await;
+    assert_eq!(reply.header("cache-control"), None, "what needs no token is the service's own");
+}
+
+#[tokio::test]
+async fn the_address_of_the_page_that_sends_a_request_goes_on_without_its_token() {
+    let mut backend = Backend::start().await;
+    let carriers = "carriers = [\"query:access_token\", \"header\", \"ticket:t\"]\n";
+    let good = token(MINUTE);
+    for access in ["require", "pass"] {
+        let gateway = Gateway::start(&route(&backend, &format!("http = \"{access}\"\n{carriers}"))).await;
+        let mut client = gateway.connect().await;
+        let plain = request("GET", "/", &format!("Authorization: Bearer {good}\r\n"));
+        let mut service = begin(&mut client, &mut backend, &plain).await;
+        for (sent, goes_on) in [
+            (format!("https://localhost/a?access_token={good}"), "https://localhost/a"),
+            (format!("https://localhost/a?x=1&access%5Ftoken={good}&y"), "https://localhost/a?x=1&y"),
+            ("https://localhost/?t=ticket&portcullis_stream=handle".to_owned(), "https://localhost/"),
+            ("https://localhost/a%20b?x=?&&y#z".to_owned(), "https://localhost/a%20b?x=?&&y#z"),
+        ] {
+            let asked = request("GET", "/", &format!("Authorization: Bearer {good}\r\nReferer: {sent}\r\n"));
+            let (head, _) = exchange(&mut client, &mut service, &asked, HELLO).await;
+            assert_eq!(header(&head, "referer"), Some(goes_on), "{access}: {sent}");
+        }
+        // Two are no address.
+        let lines = format!("Referer: https://localhost/\r\nReferer: https://localhost/?access_token={good}\r\n");
+        let asked = request("GET", "/", &format!("Authorization: Bearer {good}\r\n{lines}"));
+        let (head, _) = exchange(&mut client, &mut service, &asked, HELLO).await;
+        assert_eq!(header(&head, "referer"), None, "{access}: {head}");
+    }
+}
+
+#[tokio::test]
+async fn a_preflight_cannot_be_taken_for_another_method() {
+    let mut backend = Backend::start().await;
+    let gateway = Gateway::start(&route(&backend, "http = \"require\"\norigins = [\"https://app.example\"]\n")).await;
+    let mut client = gateway.connect().await;
+    let asked = request(
+        "OPTIONS",
+        "/",
+        "Origin: https://app.example\r\nAccess-Control-Request-Method: PUT\r\nX-HTTP-Method-Override: PUT\r\n\
+         X_Http_Method: PUT\r\nX-Method-Override: PUT\r\nAccept: */*\r\n",
+    );
+    client.raw(asked.as_bytes()).await;
+    let mut service = backend.connection().await;
+    let head = service.read_head().await.expect("a request");
+    assert_eq!(header(&head, "access-control-request-method"), Some("PUT"), "{head}");
+    assert_eq!(head.matches("PUT").count(), 1, "{head}");
+    assert_eq!(header(&head, "accept"), Some("*/*"), "{head}");
+}
+
+#[tokio::test]
 async fn what_a_service_says_beyond_its_answer_reaches_no_other_client() {
     let mut backend = Backend::start().await;
     let gateway = Gateway::start(&route(&backend, "http = \"pass\"\n")).await;
@@ -147,63 +224,5 @@ async fn a_connection_that_was_answered_before_it_had_the_whole_request_is_not_k
         assert!(!String::from_utf8_lossy(&rest).contains("smuggled"), "{framing}");
         drop(fresh);
         assert_eq!(other.reply().await.expect("an answer").status, 502);
-    }
-}
-
-#[tokio::test]
-async fn an_answer_to_a_token_is_in_no_shared_cache_unless_the_service_says_so() {
-    let mut backend = Backend::start().await;
-    let gateway = Gateway::start(&route(&backend, "http = \"require\"\n")).await;
-    let asked = request("GET", &format!("/?access_token={}", token(MINUTE)), "");
-    let mut client = gateway.connect().await;
-    let mut service = begin(&mut client, &mut backend, &asked).await;
-    for (said, expected) in [
-        (&[][..], &["private"][..]),
-        (&["max-age=60"], &["max-age=60", "private"]),
-        (&["max-age=60, must-revalidate"], &["max-age=60, must-revalidate", "private"]),
-        (&["no-store"], &["no-store"]),
-        (&["Private, max-age=60"], &["Private, max-age=60"]),
-        (&["max-age=60", "Public"], &["max-age=60", "Public"]),
-        (&["s-maxage=60"], &["s-maxage=60"]),
-    ] {
-        let mut lines = vec!["HTTP/1.1 200 OK".to_owned(), "Content-Length: 5".to_owned()];
-        lines.extend(said.iter().map(|said| format!("Cache-Control: {said}")));
-        let answer = format!("{}\r\n\r\nhello", lines.join("\r\n"));
-        let (_, reply) = exchange(&mut client, &mut service, &asked, &answer).await;
-        let lines = reply.head.lines().filter_map(|line| line.strip_prefix("cache-control: "));
-        assert_eq!(lines.collect::<Vec<_>>(), expected, "{said:?}: {}", reply.head);
-    }
-    let open = Gateway::start(&route(&backend, "http = \"pass\"\n")).await;
-    let mut client = open.connect().await;
-    let mut service = begin(&mut client, &mut backend, &request("GET", "/", "")).await;
-    let (_, reply) = exchange(&mut client, &mut service, &request("GET", "/", ""), HELLO).await;
-    assert_eq!(reply.header("cache-control"), None, "what needs no token is the service's own");
-}
-
-#[tokio::test]
-async fn the_address_of_the_page_that_sends_a_request_goes_on_without_its_token() {
-    let mut backend = Backend::start().await;
-    let carriers = "carriers = [\"query:access_token\", \"header\", \"ticket:t\"]\n";
-    let good = token(MINUTE);
-    for access in ["require", "pass"] {
-        let gateway = Gateway::start(&route(&backend, &format!("http = \"{access}\"\n{carriers}"))).await;
-        let mut client = gateway.connect().await;
-        let plain = request("GET", "/", &format!("Authorization: Bearer {good}\r\n"));
-        let mut service = begin(&mut client, &mut backend, &plain).await;
-        for (sent, goes_on) in [
-            (format!("https://localhost/a?access_token={good}"), "https://localhost/a"),
-            (format!("https://localhost/a?x=1&access%5Ftoken={good}&y"), "https://localhost/a?x=1&y"),
-            ("https://localhost/?t=ticket&portcullis_stream=handle".to_owned(), "https://localhost/"),
-            ("https://localhost/a%20b?x=?&&y#z".to_owned(), "https://localhost/a%20b?x=?&&y#z"),
-        ] {
-            let asked = request("GET", "/", &format!("Authorization: Bearer {good}\r\nReferer: {sent}\r\n"));
-            let (head, _) = exchange(&mut client, &mut service, &asked, HELLO).await;
-            assert_eq!(header(&head, "referer"), Some(goes_on), "{access}: {sent}");
-        }
-        // Two are no address.
-        let lines = format!("Referer: https://localhost/\r\nReferer: https://localhost/?access_token={good}\r\n");
-        let asked = request("GET", "/", &format!("Authorization: Bearer {good}\r\n{lines}"));
-        let (head, _) = exchange(&mut client, &mut service, &asked, HELLO).await;
-        assert_eq!(header(&head, "referer"), None, "{access}: {head}");
     }
 }

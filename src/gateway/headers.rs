@@ -148,7 +148,8 @@ pub fn spelling(name: &str) -> String {
     name.bytes().map(fold).collect()
 }
 
-fn remove_where(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
+/// Removes the headers with such names, which are in lower case.
+pub fn remove_where(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
     let names: Vec<HeaderName> = headers.keys().filter(|name| unwanted(name.as_str())).cloned().collect();
     for name in names {
         headers.remove(name);

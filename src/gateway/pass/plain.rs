@@ -101,6 +101,10 @@ impl Plain {
         if access == Access::Require {
             self.headers.remove(AUTHORIZATION);
             self.headers.remove(COOKIE);
+            // Some services let a header say another method.
+            headers::remove_where(&mut self.headers, |name| {
+                name.contains("method") && *name != ACCESS_CONTROL_REQUEST_METHOD
+            });
         }
         let route = self.route.clone();
         // One by one: two different ones are no contradiction where none counts.
