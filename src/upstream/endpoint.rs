@@ -81,11 +81,16 @@ pub struct Glimpse {
 pub struct Lease {
     state: Arc<State>,
     r#use: Use,
+    /// Until when others are kept away, if it was to try the endpoint.
+    trial: Option<Mono>,
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
         self.state.counter(self.r#use).fetch_sub(1, Ordering::Relaxed);
+        if let Some(end) = self.trial {
+            self.state.health().untried(end);
+        }
     }
 }
 
@@ -170,8 +175,8 @@ impl Endpoint {
         let most = self.rules.max_streams.filter(|_| r#use == Use::Stream).unwrap_or(usize::MAX);
         let more = |count: usize| (count < most).then(|| count.saturating_add(1));
         self.state.counter(r#use).fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        self.health().enter(self.rules.passive, now);
-        Some(Lease { state: self.state.clone(), r#use })
+        let trial = self.health().enter(self.rules.passive, now);
+        Some(Lease { state: self.state.clone(), r#use, trial })
     }
 
     /// Connects, within the service's `connect_timeout`, and remembers what came of it.
@@ -220,11 +225,15 @@ impl Endpoint {
     }
 
     fn health(&self) -> MutexGuard<'_, Health> {
-        self.state.health.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.health()
     }
 }
 
 impl State {
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     const fn counter(&self, r#use: Use) -> &AtomicUsize {
         match r#use {
             Use::Request => &self.requests,

@@ -68,10 +68,17 @@ impl Health {
         self.error.as_deref()
     }
 
-    /// Somebody is about to use it.
-    pub fn enter(&mut self, rules: Passive, now: Mono) {
-        if self.paused_until.is_some_and(|until| until <= now) {
-            self.paused_until = Some(now.saturating_add(rules.fail_pause));
+    /// Somebody is about to use it: to try it, if it gives until when others are kept away.
+    pub fn enter(&mut self, rules: Passive, now: Mono) -> Option<Mono> {
+        self.paused_until.filter(|until| *until <= now)?;
+        self.paused_until = Some(now.saturating_add(rules.fail_pause));
+        self.paused_until
+    }
+
+    /// Who was to try it, with the others kept away until `end`, is gone. If nothing has come of it, the next one tries.
+    pub fn untried(&mut self, end: Mono) {
+        if self.paused_until == Some(end) {
+            self.paused_until = Some(Mono::default());
         }
     }
 
@@ -163,7 +170,8 @@ mod tests {
             health.dialled(bad(), RULES, at(0));
         }
         assert!(health.is_well(at(10)));
-        health.enter(RULES, at(10));
+        assert_eq!(health.enter(RULES, at(10)), Some(at(20)));
+        assert_eq!(health.enter(RULES, at(11)), None);
         assert!(!health.is_well(at(11)));
         let mut failed = health.clone();
         assert_eq!(failed.dialled(bad(), RULES, at(12)), None, "it was told before");

@@ -118,6 +118,27 @@ fn one_that_is_not_well_is_the_last_resort_and_one_that_is_full_is_none() {
 }
 
 #[test]
+fn who_goes_before_an_endpoint_is_tried_keeps_nobody_else_away_from_it() {
+    let service = service(Balance::LeastStreams, &[1, 2]);
+    let endpoint = service.endpoints()[0].clone();
+    endpoint.dialled(Err("refused".into()), at(0));
+    let trial = endpoint.enter(Use::Stream, at(10)).unwrap();
+    drop(endpoint.enter(Use::Stream, at(10)).unwrap());
+    assert_eq!(ports(&service, from(HERE), at(10)), [2], "another one decides nothing");
+    drop(trial);
+    assert_eq!(ports(&service, from(HERE), at(10)).len(), 2);
+    // What was decided stays so.
+    let trial = endpoint.enter(Use::Request, at(10)).unwrap();
+    endpoint.dialled(Err("refused".into()), at(11));
+    drop(trial);
+    assert_eq!(ports(&service, from(HERE), at(20)), [2]);
+    let trial = endpoint.enter(Use::Request, at(21)).unwrap();
+    endpoint.dialled(Ok(()), at(22));
+    drop(trial);
+    assert!(endpoint.is_well(at(22)) && endpoint.glimpse(at(22)).error.is_none());
+}
+
+#[test]
 fn an_endpoint_that_stays_keeps_what_is_known_of_it_over_a_reload() {
     let older = service(Balance::LeastStreams, &[1, 2]);
     let lease = older.endpoints()[0].enter(Use::Stream, at(0)).unwrap();
