@@ -14,6 +14,13 @@ pub(super) fn http(typed: &file::Route, carriers: &[Carrier], context: &Context<
         let problem = Problem::new(&at.place, "no plain request can carry a token here: each would be a 401");
         context.add(problem.remedy("add \"header\", \"query:NAME\" or \"cookie:NAME\" to the route's carriers"));
     }
+    if access == Access::Pass && typed.strict_path.as_ref().is_some_and(|strict| !strict.value) {
+        let route = typed.name.as_ref().map_or("", |name| &name.value);
+        context.report.note(format!(
+            "the route {route} passes requests without a token, with strict_path = false: /open/../closed may reach what \
+             another route closes"
+        ));
+    }
     Http {
         access,
         response_timeout: positive(typed.http.response_timeout.as_ref(), "http_response_timeout", 60_000, context),
