@@ -14,6 +14,7 @@ use serde_json::json;
 const MINUTE: Duration = Duration::from_secs(60);
 const EVENTS: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
 const LAST: &str = "0\r\n\r\n";
+const CUT: &str = "portcullis_http_requests_total{route=\"default\",result=\"cut\"}";
 
 fn require(backend: &Backend, more: &str) -> String {
     format!("{ADMIN}{}", config(&backend.url(), &format!("http = \"require\"\n{more}")))
@@ -61,6 +62,39 @@ async fn an_answer_that_lasts_is_cut_when_its_token_expires_and_not_before() {
     assert!((life..life + Duration::from_secs(2)).contains(&(lasted + Duration::from_millis(50))), "{lasted:?}");
     let line = gateway.logged("the cut", |line| line.to_string().contains("answer cut")).await;
     assert!(line.to_string().contains("token_expired"), "{line}");
+}
+
+#[tokio::test]
+async fn each_answer_that_is_cut_is_told_once_however_busy_its_service_is() {
+    const ANSWERS: usize = 20;
+    let backend = Backend::serve(|asked| async move {
+        let mut service = asked.unanswered();
+        service.raw(EVENTS.as_bytes()).await;
+        while service.try_raw(b"4\r\nmore\r\n").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    let gateway = Gateway::start(&require(&backend, "")).await;
+    let token = token(Duration::from_secs(3));
+    let mut clients = Vec::new();
+    for _ in 0..ANSWERS {
+        let mut client = gateway.connect().await;
+        client.raw(get("/events", &token).as_bytes()).await;
+        assert!(client.read_head().await.expect("an answer").starts_with("HTTP/1.1 200 "));
+        clients.push(tokio::spawn(async move { client.rest().await }));
+    }
+    for client in clients {
+        let (rest, _) = client.await.expect("no panic");
+        assert!(!rest.ends_with(LAST.as_bytes()));
+    }
+    let told = || gateway.log_lines().iter().filter(|line| line.to_string().contains("answer cut")).count();
+    let until = instant() + PATIENCE;
+    while told() < ANSWERS && instant() < until {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(told(), ANSWERS);
+    Admin::of(&gateway).await.metric_becomes(CUT, 20.0).await;
 }
 
 #[tokio::test]

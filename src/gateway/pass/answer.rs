@@ -124,7 +124,7 @@ impl HttpBody for Falling {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
-        if this.held.as_ref().is_some_and(Held::is_over) {
+        if this.held.as_mut().is_some_and(Held::is_over) {
             return Poll::Ready(Some(Err(WasCut.into())));
         }
         let Some(frame) = ready!(Pin::new(&mut this.body).poll_frame(cx)) else {

@@ -34,8 +34,8 @@ pub(super) struct Held {
     deadline: Deadline,
     clock: Clock,
     gauge: Gauge,
-    /// Dropped at the end of the body.
-    _alive: oneshot::Sender<()>,
+    /// Told if the body comes upon the deadline itself; dropped at its end.
+    alive: Option<oneshot::Sender<CloseReason>>,
 }
 
 impl Hold {
@@ -94,22 +94,24 @@ impl Hold {
 
     /// Holds an answer that begins now, from a task of its own, until the body lets go.
     pub(super) fn keep(mut self) -> Held {
-        let (alive, ended) = oneshot::channel::<()>();
+        let (alive, ended) = oneshot::channel();
         let cut = CancellationToken::new();
         let held = Held {
             cut: cut.clone(),
             deadline: self.deadline,
             clock: self.shared.clock.clone(),
             gauge: self.guard.gauge(),
-            _alive: alive,
+            alive: Some(alive),
         };
         let shared = self.shared.clone();
         let began = shared.clock.now().mono;
         shared.tracker.clone().spawn(async move {
             let reason = tokio::select! {
                 biased;
-                // Dropped, never sent.
-                _ = ended => return,
+                found = ended => match found {
+                    Ok(reason) => reason,
+                    Err(_) => return,
+                },
                 reason = self.over() => reason,
             };
             cut.cancel();
@@ -123,9 +125,14 @@ impl Hold {
 }
 
 impl Held {
-    /// Whether nothing more may be written.
-    pub(super) fn is_over(&self) -> bool {
-        self.cut.is_cancelled() || self.deadline.passed(self.clock.now()).is_some()
+    /// Whether nothing more may be written. Whoever sees the deadline first, the answer is cut, and told of, by its task.
+    pub(super) fn is_over(&mut self) -> bool {
+        let passed = self.deadline.passed(self.clock.now());
+        if let Some((reason, alive)) = passed.and_then(|reason| Some((reason, self.alive.take()?))) {
+            // The task has gone only if it has cut the answer already.
+            let _ = alive.send(reason);
+        }
+        passed.is_some() || self.cut.is_cancelled()
     }
 
     /// Tells how much has passed.
