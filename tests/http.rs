@@ -300,6 +300,38 @@ async fn a_kept_connection_that_the_service_has_closed_costs_no_request() {
 }
 
 #[tokio::test]
+async fn what_changes_nothing_is_sent_a_second_time_and_no_third() {
+    let mut backend = Backend::start().await;
+    let gateway = Gateway::start(&require(&backend, "")).await;
+    let mut kept = Vec::new();
+    for _ in 0..2 {
+        let mut client = gateway.connect().await;
+        client.raw(get("/", "").as_bytes()).await;
+        let mut service = backend.connection().await;
+        service.read_head().await.expect("a request");
+        kept.push((client, service));
+    }
+    for (client, service) in &mut kept {
+        service.raw(HELLO.as_bytes()).await;
+        assert_eq!(client.reply().await.expect("an answer").status, 200);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let (_, mut last) = kept.pop().expect("two");
+    let (mut client, mut other) = kept.pop().expect("two");
+    client.raw(get("/again", "").as_bytes()).await;
+    read_until(&mut last, b"/again").await;
+    drop(last);
+    // What has cost one connection is no reason to lose all that are kept.
+    let mut fresh = backend.connection().await;
+    assert!(fresh.read_head().await.expect("the request again").starts_with("GET /again "));
+    drop(fresh);
+    assert_eq!(client.reply().await.expect("an answer").status, 502);
+    assert_eq!(backend.dialled(), 3);
+    client.raw(get("/next", "").as_bytes()).await;
+    assert!(other.read_head().await.expect("another request").starts_with("GET /next "));
+}
+
+#[tokio::test]
 async fn a_client_that_expects_leave_to_send_its_body_gets_it_once_the_request_is_let_in() {
     let mut backend = Backend::start().await;
     let gateway = Gateway::start(&require(&backend, "")).await;
