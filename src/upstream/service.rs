@@ -5,8 +5,8 @@
 
 use std::cmp::Reverse;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -65,6 +65,8 @@ pub struct Service {
     typed: Vec<Config>,
     /// Likewise, with the addresses of the names.
     endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
+    /// Those whose addresses are gone and that are still in use: a name may show a few of its addresses at a time.
+    gone: Mutex<Vec<Arc<Endpoint>>>,
     /// Whose turn it is among equals.
     turn: AtomicUsize,
 }
@@ -90,7 +92,7 @@ impl Service {
             Arc::new(Endpoint::new(config.clone(), address, options.rules))
         };
         let endpoints = ArcSwap::from_pointee(typed.iter().map(endpoint).collect());
-        Self { name: Some(name), options, typed, endpoints, turn: AtomicUsize::new(0) }
+        Self { name: Some(name), options, typed, endpoints, gone: Mutex::default(), turn: AtomicUsize::new(0) }
     }
 
     /// Its name in the config; `None`: it is one route's own.
@@ -162,6 +164,11 @@ impl Service {
             if staying.is_empty() { vec![endpoint.clone()] } else { staying }
         });
         self.endpoints.store(Arc::new(endpoints.collect()));
+        let gone = older.gone().clone().into_iter().filter_map(|endpoint| {
+            let config = self.typed.iter().find(|config| config.url == endpoint.config().url)?;
+            Some(Arc::new(endpoint.under(config.clone(), self.options.rules, forget)))
+        });
+        *self.gone() = gone.collect();
     }
 
     /// The places as they were typed whose names must be looked up.
@@ -176,10 +183,25 @@ impl Service {
         let before = self.endpoints.load();
         let (same, others): (Vec<_>, Vec<_>) =
             before.iter().cloned().partition(|endpoint| endpoint.config().url == config.url);
-        let known = |address: SocketAddr| same.iter().find(|endpoint| endpoint.address() == Some(address)).cloned();
+        let mut gone = self.gone();
+        let is =
+            |endpoint: &Endpoint, address| endpoint.config().url == config.url && endpoint.address() == Some(address);
+        let known = |address| same.iter().find(|endpoint| is(endpoint, address)).cloned();
+        // Nobody has checked it meanwhile.
+        let back = |endpoint: &Arc<Endpoint>| Arc::new(endpoint.under(config.clone(), self.options.rules, true));
+        let returned = |address| gone.iter().find(|endpoint| is(endpoint, address)).map(back);
         let fresh = |address| Arc::new(Endpoint::new(config.clone(), Some(address), self.options.rules));
-        let now = addresses.iter().map(|address| known(*address).unwrap_or_else(|| fresh(*address)));
+        let now = addresses.iter().copied();
+        let now = now.map(|address| known(address).or_else(|| returned(address)).unwrap_or_else(|| fresh(address)));
+        let now: Vec<Arc<Endpoint>> = now.collect();
+        gone.extend(same);
+        gone.retain(|endpoint| endpoint.load() > 0 && !addresses.iter().any(|address| is(endpoint, *address)));
         self.endpoints.store(Arc::new(others.into_iter().chain(now).collect()));
+    }
+
+    /// Every change under this lock is complete before anything could panic.
+    fn gone(&self) -> MutexGuard<'_, Vec<Arc<Endpoint>>> {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

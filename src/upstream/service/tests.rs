@@ -179,3 +179,27 @@ fn each_address_of_a_name_is_an_endpoint_and_those_that_stay_stay() {
     newer.take_over(&service);
     assert_eq!(shown(&newer), now[1..], "the addresses are known before the name is looked up again");
 }
+
+#[test]
+fn an_address_that_comes_back_still_has_the_streams_that_it_had() {
+    let addresses = |last: [u8; 2]| last.map(|last| SocketAddr::from(([10, 0, 0, last], 9)));
+    let service = Service::new("s".into(), options(Balance::LeastStreams), vec![config("ws://chat:9")]);
+    let name = service.names().next().unwrap().clone();
+    let streams = |service: &Service| -> Vec<usize> {
+        service.endpoints().iter().map(|endpoint| endpoint.glimpse(at(0)).streams).collect()
+    };
+    service.resolved(&name, &addresses([1, 2]));
+    let lease = service.endpoints()[0].enter(Use::Stream, at(0)).unwrap();
+    service.resolved(&name, &addresses([2, 3]));
+    assert_eq!(streams(&service), [0, 0]);
+    let newer = Service::new("s".into(), options(Balance::LeastStreams), vec![config("ws://chat:9")]);
+    newer.take_over(&service);
+    for service in [&service, &newer] {
+        service.resolved(&name, &addresses([1, 3]));
+        assert_eq!(streams(service), [1, 0]);
+        service.resolved(&name, &addresses([2, 3]));
+    }
+    drop(lease);
+    service.resolved(&name, &addresses([2, 3]));
+    assert!(service.gone().is_empty(), "nothing is kept of one that nobody uses");
+}
