@@ -322,6 +322,17 @@ fn what_a_key_file_calls_itself_does_nothing_to_a_terminal() {
 }
 
 #[test]
+fn a_route_that_anyone_may_use_as_a_way_around_another_is_noted() {
+    let folder = Folder::new();
+    let text = default_config().replace("#http = \"refuse\"", "http = \"pass\"");
+    let notes = |text: &str| folder.parse("config.toml", text).unwrap_or_else(|problems| panic!("{problems}")).notes;
+    assert_eq!(notes(&text), [""; 0]);
+    let lax = text.replace("#strict_path = true", "strict_path = false");
+    assert_ne!(text, lax);
+    assert!(notes(&lax)[0].contains("passes requests without a token, with strict_path = false"), "{:?}", notes(&lax));
+}
+
+#[test]
 fn a_certificate_that_has_expired_or_covers_no_host_of_a_route_is_noted() {
     let folder = Folder::new();
     let text =

@@ -25,6 +25,8 @@ struct Inner<T> {
     /// Written by the library, and from `sent` on not yet by us.
     waiting: Vec<u8>,
     sent: usize,
+    /// Whether the transport may hold some of what it was given.
+    unflushed: bool,
 }
 
 impl<T> Clone for Paced<T> {
@@ -35,7 +37,7 @@ impl<T> Clone for Paced<T> {
 
 impl<T> Paced<T> {
     pub(super) fn new(io: T) -> Self {
-        Self(Arc::new(Mutex::new(Inner { io, left: TURN, waiting: Vec::new(), sent: 0 })))
+        Self(Arc::new(Mutex::new(Inner { io, left: TURN, waiting: Vec::new(), sent: 0, unflushed: false })))
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner<T>> {
@@ -60,10 +62,11 @@ impl<T: AsyncWrite + Unpin> Paced<T> {
 impl<T: AsyncWrite + Unpin> Inner<T> {
     /// Hands the transport what waits; ready when it has all of it.
     fn poll_write_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { io, waiting, sent, .. } = self;
-        if waiting.is_empty() {
+        let Self { io, waiting, sent, unflushed, .. } = self;
+        if waiting.is_empty() && !*unflushed {
             return Poll::Ready(Ok(()));
         }
+        *unflushed = true;
         while let Some(rest) = waiting.get(*sent..).filter(|rest| !rest.is_empty()) {
             match ready!(Pin::new(&mut *io).poll_write(cx, rest))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
@@ -71,7 +74,9 @@ impl<T: AsyncWrite + Unpin> Inner<T> {
             }
         }
         (*waiting, *sent) = (Vec::new(), 0);
-        Pin::new(io).poll_flush(cx)
+        ready!(Pin::new(io).poll_flush(cx))?;
+        *unflushed = false;
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -166,5 +171,19 @@ mod tests {
         let mut rest = Vec::new();
         far.read_to_end(&mut rest).await.unwrap();
         assert_eq!(rest.len(), GATHER + 10, "nothing is lost at the end");
+    }
+    #[tokio::test]
+    async fn what_the_transport_holds_back_goes_in_a_later_step() {
+        let (near, mut far) = tokio::io::duplex(4);
+        let mut paced = Paced::new(tokio::io::BufWriter::new(near));
+        let end = paced.clone();
+        end.writing(async { paced.write_all(b"headpayload").await.unwrap() }).await;
+        let mut read = [0; 11];
+        for part in read.chunks_mut(4) {
+            let reading = tokio::time::timeout(std::time::Duration::from_secs(5), far.read_exact(part));
+            reading.await.expect("nothing more comes").unwrap();
+            end.writing(std::future::ready(())).await;
+        }
+        assert_eq!(&read, b"headpayload");
     }
 }
