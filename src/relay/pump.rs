@@ -6,8 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use crate::clock::{Clock, Mono, Now};
 use crate::registry::Guard;
-use crate::relay::asked::{Asked, Own, ruling};
-use crate::stream::bounds::Spent;
+use crate::relay::asked::{Asked, Own};
 use crate::stream::{CloseReason, Flow, Passage, Side, Stream, Traffic};
 use crate::wire::{HEADROOM, Scratch, Wire};
 use crate::ws::{Extensions, Ruling, Scanner, Sender, Step};
@@ -259,16 +258,15 @@ impl<W: Wire> Leg<W> {
             }
             Poll::Pending => return (0, Left::Blocked),
         }
-        let start = (self.scanner, self.asked.as_ref().map(|asked| asked.spent));
+        let start = self.scanner;
         // The rest of a frame that has begun may go; nothing after it.
         let verdict = match flow {
             Flow::Pass => judged.stream.judge(judged.now),
             _ => Some(judged.stream.reason().unwrap_or(CloseReason::Expired)),
         };
-        let step = match (verdict, self.asked.as_deref_mut(), to.own()) {
-            (Some(reason), ..) => self.scanner.step(bytes, |_| Ruling::Cut(Stop::End(reason))),
+        let step = match (verdict, &self.asked, to.own()) {
             (None, None, Own::Nothing) => self.scanner.step(bytes, |_| Ruling::Pass),
-            (None, asked, own) => self.scanner.step(bytes, ruling(asked, own, judged.now.mono)),
+            (verdict, _, own) => self.step_by_rules(bytes, verdict, own, judged.now.mono),
         };
         match step {
             Step::Pass { bytes: passed, frames } => {
@@ -287,26 +285,7 @@ impl<W: Wire> Leg<W> {
                 (length, Left::Nothing)
             }
             Step::Hold => (0, Left::Starved),
-            Step::Cut(Stop::End(reason)) => {
-                judged.stream.on_cut(reason, judged.now);
-                (0, Left::Nothing)
-            }
-            Step::Cut(Stop::Notices) => {
-                to.enqueue_notices();
-                (0, Left::Nothing)
-            }
-            Step::Cut(Stop::Ping) => {
-                match to.pings() {
-                    Some(pings) if !judged.stream.is_calm() => pings.stop(),
-                    _ => to.enqueue_ping(judged.now),
-                }
-                (0, Left::Nothing)
-            }
-            Step::Cut(Stop::Pong) => match self.pings().and_then(|pings| pings.look(bytes)) {
-                Some(left_out) => (left_out, Left::Nothing),
-                None => (0, Left::Starved),
-            },
-            Step::Cut(Stop::Look) => self.look(bytes, judged, cx),
+            Step::Cut(stop) => self.stopped(stop, bytes, to, judged, cx),
             Step::Violation(_) => {
                 judged.stream.on_violation(self.side, judged.now);
                 (0, Left::Nothing)
@@ -314,11 +293,46 @@ impl<W: Wire> Leg<W> {
         }
     }
 
+    /// The frame that begins `bytes` does not simply go on.
+    // Apart from the way of all others, which is shorter without it.
+    #[inline(never)]
+    fn stopped<V: Wire>(
+        &mut self,
+        stop: Stop,
+        bytes: &[u8],
+        to: &mut Leg<V>,
+        judged: &mut Judged<'_>,
+        cx: &mut Context<'_>,
+    ) -> (usize, Left) {
+        match stop {
+            Stop::End(reason) => {
+                judged.stream.on_cut(reason, judged.now);
+                (0, Left::Nothing)
+            }
+            Stop::Notices => {
+                to.enqueue_notices();
+                (0, Left::Nothing)
+            }
+            Stop::Ping => {
+                match to.pings() {
+                    Some(pings) if !judged.stream.is_calm() => pings.stop(),
+                    _ => to.enqueue_ping(judged.now),
+                }
+                (0, Left::Nothing)
+            }
+            Stop::Pong => match self.pings().and_then(|pings| pings.look(bytes)) {
+                Some(left_out) => (left_out, Left::Nothing),
+                None => (0, Left::Starved),
+            },
+            Stop::Look => self.look(bytes, judged, cx),
+        }
+    }
+
     /// Writes `passed`, over which the scanner has moved from `start`, with what was counted there; what could not be
     /// written is judged again later, so the scanner goes back to where the writing ended.
     fn write<V: Wire>(
         &mut self,
-        start: (Scanner, Option<Spent>),
+        start: Scanner,
         passed: &[u8],
         frames: u64,
         to: &mut Leg<V>,
@@ -353,10 +367,10 @@ impl<W: Wire> Leg<W> {
         }
     }
 
-    fn go_back(&mut self, (scanner, spent): (Scanner, Option<Spent>)) {
-        self.scanner = scanner;
-        if let (Some(asked), Some(spent)) = (&mut self.asked, spent) {
-            asked.spent = spent;
+    fn go_back(&mut self, start: Scanner) {
+        self.scanner = start;
+        if let Some(asked) = &mut self.asked {
+            asked.go_back();
         }
     }
 
