@@ -221,6 +221,9 @@ impl<D: Wire, U: Wire> Relay<D, U> {
         if let Some(left) = stream.take_notice(now) {
             downstream.notify(&notice::expiring(left));
         }
+        if !stream.is_calm() {
+            downstream.pings().into_iter().for_each(Pings::stop);
+        }
         if stream.flow(Side::Upstream) == Flow::Pass {
             downstream.enqueue_own(upstream, now);
         }
@@ -250,7 +253,6 @@ impl<D: Wire, U: Wire> Relay<D, U> {
         let Self { silence: Some(silence), downstream, upstream, stream, .. } = self else { return };
         if !stream.is_calm() {
             self.silence = None;
-            downstream.pings().into_iter().for_each(Pings::stop);
             return;
         }
         let life = Life {
