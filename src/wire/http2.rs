@@ -2,9 +2,9 @@
 //! stream's.
 //!
 //! What the client sends is taken from the connection as soon as it is there, also while it cannot go on: small DATA
-//! frames that waited in the connection would be charged to all streams on it. The client's window opens only as what it
-//! sent goes on, so that a stream holds one window at most. What is written counts as unsent until the connection has it
-//! in its own buffer, which is flushed at once.
+//! frames that waited in the connection would be charged to all streams on it. The client's window opens as the relay
+//! takes what it sent, which it does until it is blocked: a stream holds two windows at most. What is written counts as
+//! unsent until the connection has it in its own buffer, which is flushed at once.
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
