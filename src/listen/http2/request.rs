@@ -8,19 +8,26 @@ use h2::RecvStream;
 use h2::ext::Protocol;
 use http::header::{CONTENT_LENGTH, COOKIE, HOST};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Version};
+use http::{HeaderMap, HeaderValue, Method, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
 
 use crate::ws::handshake::{self, Key, only};
 
-/// Brings the head into the form that HTTP/1.1 has it in: `Host` from `:authority` (RFC 9113, section 8.3.1), one
-/// `Cookie` (section 8.2.3).
+/// Brings the head into the form that HTTP/1.1 has it in: `Host` from `:authority` (RFC 9113, section 8.3.1), a target
+/// that is a path unless the two disagree, one `Cookie` (section 8.2.3).
 pub(super) fn unify(head: &mut Parts) {
-    if !head.headers.contains_key(HOST)
-        && let Some(authority) = head.uri.authority()
-        && let Ok(host) = HeaderValue::from_str(authority.as_str())
-    {
-        head.headers.insert(HOST, host);
+    if let Some(authority) = head.uri.authority() {
+        if !head.headers.contains_key(HOST)
+            && let Ok(host) = HeaderValue::from_str(authority.as_str())
+        {
+            head.headers.insert(HOST, host);
+        }
+        let same = |host: &HeaderValue| host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes());
+        let web = head.uri.scheme_str().is_some_and(|scheme| scheme == "https" || scheme == "http");
+        let path = head.uri.path_and_query().filter(|path| path.as_str().starts_with('/'));
+        if let (true, true, Some(path)) = (web, only(&head.headers, &HOST).is_some_and(same), path) {
+            head.uri = Uri::from(path.clone());
+        }
     }
     let cookies = head.headers.get_all(COOKIE);
     if cookies.iter().nth(1).is_some() {
@@ -115,12 +122,14 @@ mod tests {
         let mut head = head(request.version(Version::HTTP_2));
         unify(&mut head);
         assert_eq!(head.headers["host"], "gate.example:8443");
+        assert_eq!(head.uri, "/x", "a path, as in HTTP/1.1");
         assert_eq!(head.headers.get_all("cookie").iter().collect::<Vec<_>>(), ["a=1; b=2"]);
         let mut named = Request::get("https://gate.example/").header("host", "other.example").body(()).unwrap();
         *named.version_mut() = Version::HTTP_2;
         let mut named = named.into_parts().0;
         unify(&mut named);
-        assert_eq!(named.headers["host"], "other.example", "the pipeline sees that they disagree");
+        assert_eq!(named.headers["host"], "other.example");
+        assert_eq!(named.uri, "https://gate.example/", "the pipeline sees that they disagree");
     }
 
     #[test]
