@@ -18,9 +18,9 @@ test-buffered:
 	cargo test --locked --features buffered-tls
 
 # What streams promise, over HTTP/2: suites whose clients speak HTTP/1.1 otherwise. Left out are crowds with a connection each,
-# and what they cost.
+# and what they cost. (The features are those of `make test`, so that nothing is built twice; nothing real takes part.)
 test-http2:
-	TEST_HTTP2=1 cargo test --locked --test expiry --test renewal --test renewal_in_band --test reject_close \
+	TEST_HTTP2=1 cargo test --locked --features real,bench --test expiry --test renewal --test renewal_in_band --test reject_close \
 		--test first_message --test revocation --test tickets --test identity --test life --test admission \
 		-- --skip expire_together --skip a_stream_that_waits_is_cheap --skip a_thousand_live_streams
 
